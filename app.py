@@ -1,0 +1,123 @@
+"""The proxy as it is deployed: ``gunicorn app:app``. Here the rooms are put together."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+from flask import Flask, Response, request
+from flask_cors import CORS
+from werkzeug.exceptions import HTTPException
+
+from mistral_filter.changes import HEADER
+from mistral_filter.errors import MistralFilterError
+from mistral_filter.flask import FilterRefusal, init_app
+from mistral_filter.proxy.settings import Settings, from_environment
+from mistral_filter.proxy.upstream import Upstream
+from mistral_filter.proxy.view import METHODS, create_blueprint, error_response
+
+PREFLIGHT_MAX_AGE = 86400  # seconds; browsers shorten it as they see fit
+
+EXPOSED_HEADERS = [
+    *(
+        "X-Request-Id Mistral-Correlation-Id Retry-After Retry-After-Ms X-Should-Retry "
+        "X-RateLimit-Limit X-RateLimit-Remaining X-RateLimit-Reset X-RateLimit-Limit-Req-Minute X-RateLimit-Remaining-Req-Minute "
+        "X-RateLimit-Limit-Tokens-Minute X-RateLimit-Remaining-Tokens-Minute X-RateLimit-Limit-Tokens-Month "
+        "X-RateLimit-Remaining-Tokens-Month X-RateLimit-Tokens-Query-Cost"
+    ).split(),
+    HEADER,
+]
+"""What a page's script may read. ``*`` would do for most browsers, but not for all that send Authorization."""
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """The whole proxy as a WSGI application. *settings* default to those of the environment.
+
+    Raises SettingError, which names the variable, for a setting that cannot be used.
+    """
+    settings = from_environment() if settings is None else settings
+    _log_to_stderr(settings.log_level)
+    app = Flask("mistral_filter", static_folder=None)
+    app.url_map.merge_slashes = False  # a redirected POST loses its body or its key
+    connect = partial(
+        Upstream,
+        connect_timeout=settings.connect_timeout,
+        read_timeout=settings.read_timeout,
+        proxy=settings.proxy,
+        ca_bundle=settings.ca_bundle,
+    )
+    bases = {"": settings.upstream, **settings.upstreams}
+    app.register_blueprint(create_blueprint({name: connect(base) for name, base in bases.items()}))
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _defect)
+    app.before_request(_preflight)
+    CORS(
+        app,
+        origins=list(settings.cors_origins),
+        send_wildcard=settings.cors_origins == ("*",),
+        methods=[*METHODS, "OPTIONS"],
+        max_age=PREFLIGHT_MAX_AGE,
+        expose_headers=EXPOSED_HEADERS,
+        automatic_options=False,
+    )
+    return init_app(
+        app,
+        fields=settings.fields,
+        allow=settings.allow,
+        drop=settings.drop,
+        translate=settings.translate,
+        bridge=settings.bridge,
+        strict=settings.strict,
+        max_body=settings.max_body,
+        prefixes=["/" + name if name else "" for name in bases],
+    )
+
+
+def _preflight() -> Response | None:
+    """OPTIONS is answered on every path and without a key; flask-cors adds what a browser asks for."""
+    if request.method != "OPTIONS":
+        return None
+    response = Response(status=204)
+    if "Access-Control-Request-Method" not in request.headers:
+        # not a browser: somebody looks what the preflight would say
+        response.headers["Access-Control-Allow-Methods"] = ", ".join([*METHODS, "OPTIONS"])
+        response.headers["Access-Control-Allow-Headers"] = "Content-Type, Authorization"
+        response.headers["Access-Control-Max-Age"] = str(PREFLIGHT_MAX_AGE)
+    return response
+
+
+def _http_error(error: HTTPException) -> Response:
+    """Flask's own errors in the one shape."""
+    if isinstance(error, FilterRefusal):
+        return error_response(error.error)
+    own = MistralFilterError(error.name + ".", code=error.name.lower().replace(" ", "_"))
+    own.status = error.code or 500
+    own.type = "invalid_request_error" if own.status < 500 else "server_error"
+    response = error_response(own)
+    if error.code == 405 and (allow := error.get_response().headers.get("Allow")):
+        response.headers["Allow"] = allow
+    return response
+
+
+def _defect(error: Exception) -> Response:
+    """A defect of ours: JSON for the caller, the exception's type and place for the log, never its text."""
+    trace, place = error.__traceback__, ""
+    while trace is not None:
+        place, trace = f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}", trace.tb_next
+    logging.getLogger("mistral_filter").error("unexpected %s in %s", type(error).__name__, place)
+    return error_response(MistralFilterError("Something went wrong in mistral-filter.", code="internal"))
+
+
+def _log_to_stderr(level: str) -> None:
+    logger = logging.getLogger("mistral_filter")
+    logger.setLevel(level)
+    logger.propagate = False
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(handler)
+    # its warnings quote URLs with their query strings
+    logging.getLogger("urllib3").setLevel(logging.CRITICAL)
+
+
+app = create_app()

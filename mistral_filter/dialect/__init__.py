@@ -1,0 +1,45 @@
+"""OpenAI's way of saying things, in Mistral's: small functions, one per rule, each on one decoded node.
+
+Every rule edits a node in place and appends a Change for what it did; a node without the rule's words is not touched.
+Sources of the rules: recorded requests of OpenAI-style clients, OpenAI's API reference of 2026-11, and the sources of
+``mistral_filter.fields``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mistral_filter.changes import Change
+from mistral_filter.dialect import request, tools
+from mistral_filter.dialect.messages import Conversation
+from mistral_filter.dialect.responses import responses_body
+from mistral_filter.dialect.values import DROP, repair_value
+from mistral_filter.rawjson import Node
+
+__all__ = ["DROP", "Conversation", "conversation", "repair_value", "translate_top"]
+
+_CHAT_ENDPOINTS = ("chat", "agents")
+
+
+def translate_top(endpoint: str, body: Node, accepted: Any, changes: list[Change]) -> None:
+    """All rules above the messages. *accepted*: Mistral's names for the endpoint. Raises Refused where nothing can be done."""
+    if endpoint in _CHAT_ENDPOINTS:
+        responses_body(body, changes)
+        if "functions" in body or "function_call" in body:
+            tools.legacy_functions(body, changes)
+        if "tools" in accepted:
+            tools.tools(body, changes)
+            tools.tool_choice(body, changes)
+        if "prediction" in accepted:
+            request.prediction(body, changes)
+        request.response_format(body, changes)
+    elif endpoint == "embeddings":
+        request.embedding_input(body)
+    request.rename_fields(body, accepted, changes)
+    request.stop(body, changes)
+
+
+def conversation(endpoint: str, body: Node, changes: list[Change], *, bridge: bool) -> Conversation:
+    """The rules for the messages of one request."""
+    whole = endpoint in _CHAT_ENDPOINTS
+    return Conversation(changes, whole=whole, thinks=request.thinks(body), bridge=bridge)

@@ -1,0 +1,135 @@
+"""Content parts: OpenAI's files, audio, refusals and Responses parts as Mistral's chunks."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from mistral_filter.changes import Change
+from mistral_filter.errors import Refused
+from mistral_filter.fields import CHUNKS_BY_ROLE
+from mistral_filter.rawjson import NULL, Node, as_object, as_objects, as_text, with_sent_bytes
+
+__all__ = ["translate_content"]
+
+_TEXT_TYPES = {
+    "input_text": "text",
+    "output_text": "text",
+    "summary_text": "text",
+    "reasoning_text": "text",
+    "refusal": "refusal",
+}
+"""OpenAI part type: the key that holds its text."""
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+"""The form of Mistral's own file ids (OpenAPI 2026-08-21, FileChunk.file_id)."""
+
+
+def translate_content(message: Node, role: str, path: str, changes: list[Change]) -> list[Any]:
+    """Translates the parts of *message*'s content; returns the chunks that its *role* may not hold but a user message may.
+
+    Raises Refused for a file that only OpenAI can read.
+    """
+    parts = as_objects(message.get("content"))
+    if parts is None:
+        return []
+    content = f"{path}.content"
+    allowed = CHUNKS_BY_ROLE.get(role, _ANYWHERE)
+    chunks: list[Any] = []
+    moved: list[Any] = []
+    touched: set[int] = set()
+    for i, part in enumerate(parts):
+        mark = len(changes)
+        chunk = _chunk(part, f"{content}[{i}]", changes) if isinstance(part, dict) else part
+        kind = as_text(chunk.get("type")) if isinstance(chunk, dict) else None
+        if kind in _ANYWHERE and kind not in allowed:
+            if role == "tool" and kind in CHUNKS_BY_ROLE["user"]:
+                moved.append(chunk)
+            chunk = _misplaced(chunk, kind, role, f"{content}[{i}]", changes)
+        chunks.append(chunk)
+        if len(changes) != mark:
+            touched.add(i)
+    if touched:
+        kept = [chunk for chunk in with_sent_bytes(chunks, message["content"], touched) if chunk is not None]
+        message["content"] = kept or (_PLACEHOLDER if moved else "")
+    return moved
+
+
+_ANYWHERE = frozenset().union(*CHUNKS_BY_ROLE.values())
+_PLACEHOLDER = "attachment"
+"""What stands in a tool's result whose only content moved out of it."""
+
+
+def _misplaced(chunk: Node, kind: str | None, role: str, path: str, changes: list[Change]) -> Node | None:
+    """What stays in place of a *chunk* that a message of *role* may not hold; None: nothing."""
+    if kind == "thinking":
+        changes.append(Change("set", path, f"no thinking in a message of role {role}", "approximate", "text"))
+        thoughts = as_objects(chunk.get("thinking")) or []
+        return {"type": "text", "text": "".join(as_text(t.get("text")) or "" for t in thoughts if isinstance(t, dict))}
+    if kind == "reference":
+        changes.append(Change("drop", path, f"no reference in a message of role {role}", "approximate"))
+        return None
+    if role == "tool":
+        changes.append(Change("move", path, "a tool's result is text only", "approximate", "a user message"))
+        return None
+    changes.append(Change("set", path, f"no {kind} in a message of role {role}", "lost", "text"))
+    return {"type": "text", "text": f"[{kind}]"}
+
+
+def _chunk(part: Node, path: str, changes: list[Change]) -> Node:
+    kind = as_text(part.get("type"))
+    if kind in _TEXT_TYPES:
+        key = _TEXT_TYPES[kind]
+        changes.append(Change("rename", f"{path}.type", f"Mistral's name for {kind}", "none", "text"))
+        return {"type": "text", "text": part.get(key, "")}
+    if kind == "input_image":
+        return _image(part, path, changes)
+    if kind in ("file", "input_file"):
+        return _file(part, path, changes)
+    if kind == "input_audio" and (audio := as_object(part.get("input_audio"))) is not None:
+        changes.append(Change("set", f"{path}.input_audio", "Mistral takes the base64 text itself", "none"))
+        return {**part, "input_audio": audio.get("data", NULL)}
+    return part
+
+
+def _image(part: Node, path: str, changes: list[Change]) -> Node:
+    if part.get("image_url", NULL) == NULL:
+        raise _foreign_file(f"{path}.file_id")
+    url: Any = part["image_url"]
+    if part.get("detail", NULL) != NULL and as_text(url) is not None:
+        url = {"url": url, "detail": part["detail"]}
+    changes.append(Change("rename", f"{path}.type", "Mistral's name for input_image", "none", "image_url"))
+    return {"type": "image_url", "image_url": url}
+
+
+def _file(part: Node, path: str, changes: list[Change]) -> Node:
+    file, inner = as_object(part.get("file")), f"{path}.file"
+    if file is None:
+        if as_text(part.get("type")) == "file" and "file_data" not in part and "file_url" not in part:
+            return part  # Mistral's own form
+        file, inner = part, path
+    document = as_text(file.get("file_data")) or as_text(file.get("file_url"))
+    file_id = as_text(file.get("file_id"))
+    if document is None:
+        if file_id is None:
+            return part
+        if not _UUID.fullmatch(file_id):
+            raise _foreign_file(f"{inner}.file_id")
+        changes.append(Change("rename", inner, "Mistral's form of a file part", "none", "file_id"))
+        return {"type": "file", "file_id": file["file_id"]}
+    if not document.startswith(("data:", "http://", "https://")):
+        document = f"data:application/pdf;base64,{document}"
+    changes.append(Change("rename", inner, "Mistral's form of a document", "none", "document_url"))
+    chunk: Node = {"type": "document_url", "document_url": document}
+    if as_text(file.get("filename")) is not None:
+        chunk["document_name"] = file["filename"]
+    return chunk
+
+
+def _foreign_file(path: str) -> Refused:
+    return Refused(
+        f"{path}: Mistral cannot read a file that was uploaded elsewhere. Send the file itself (file_data with a data URL), "
+        "or upload it to Mistral's /v1/files and send that id.",
+        param=path,
+        code="foreign_file_id",
+    )

@@ -1,0 +1,95 @@
+"""The top level of a request: renamed fields, OpenAI's forms of Mistral's fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mistral_filter.changes import Change
+from mistral_filter.dialect.tools import without_schema_ids
+from mistral_filter.errors import Refused
+from mistral_filter.rawjson import NULL, Node, as_array, as_number, as_object, as_objects, as_text, first_byte
+
+__all__ = ["embedding_input", "prediction", "rename_fields", "response_format", "stop", "thinks"]
+
+RENAMED = {
+    "max_completion_tokens": "max_tokens",
+    "max_output_tokens": "max_tokens",
+    "seed": "random_seed",
+    "dimensions": "output_dimension",
+}
+"""OpenAI's name: Mistral's name (OpenAPI documents of both, 2026-08)."""
+
+
+def rename_fields(body: Node, accepted: Any, changes: list[Change]) -> None:
+    """Renames OpenAI's fields where the endpoint's *accepted* names hold Mistral's. Of two limits the smaller one counts."""
+    for name, new in RENAMED.items():
+        if name not in body or new not in accepted:
+            continue
+        value = body.pop(name)
+        if value == NULL:
+            changes.append(Change("drop", name, "null says nothing", "none"))
+        elif body.get(new, NULL) == NULL:
+            body[new] = value
+            changes.append(Change("rename", name, "Mistral's name", "none", new))
+        elif new == "max_tokens" and _smaller(value, body[new]):
+            body[new] = value
+            changes.append(Change("rename", name, "the smaller of two limits", "none", new))
+        else:
+            changes.append(Change("drop", name, f"{new} is given too", "none"))
+
+
+def _smaller(a: Any, b: Any) -> bool:
+    x, y = as_number(a), as_number(b)
+    return x is not None and (y is None or x < y)
+
+
+def stop(body: Node, changes: list[Change]) -> None:
+    """An empty list of stops, which Mistral refuses, says nothing."""
+    if "stop" in body and first_byte(body["stop"]) == 0x5B and as_array(body["stop"]) == []:
+        del body["stop"]
+        changes.append(Change("drop", "stop", "an empty list", "none"))
+
+
+def prediction(body: Node, changes: list[Change]) -> None:
+    """``prediction.content`` as parts becomes one string."""
+    node = as_object(body.get("prediction"))
+    parts = as_objects(node.get("content")) if node else None
+    if node is None or parts is None:
+        return
+    node["content"] = "".join(as_text(part.get("text")) or "" for part in parts if isinstance(part, dict))
+    body["prediction"] = node
+    changes.append(Change("set", "prediction.content", "Mistral takes one string", "none"))
+
+
+def response_format(body: Node, changes: list[Change]) -> None:
+    """The schema of a json_schema format without what Mistral fails to compile."""
+    node = as_object(body.get("response_format"))
+    inner = as_object(node.get("json_schema")) if node else None
+    if node is None or inner is None:
+        return
+    mark = len(changes)
+    without_schema_ids(inner, "schema", "response_format.json_schema", changes)
+    if len(changes) != mark:
+        node["json_schema"] = inner
+        body["response_format"] = node
+
+
+def thinks(body: Node) -> bool:
+    """Whether the model reads earlier reasoning: Mistral's reasoning models are named magistral (documentation, 2026-11)."""
+    return (as_text(body.get("model")) or "").startswith("magistral")
+
+
+def embedding_input(body: Node) -> None:
+    """Raises Refused for token ids: they are another model's, and no text can be made of them here."""
+    items = as_array(body.get("input"))
+    if not items:
+        return
+    inner = as_array(items[0])
+    if as_number(items[0]) is None and (inner is None or not inner or as_number(inner[0]) is None):
+        return
+    raise Refused(
+        "input: Mistral embeds text, not token ids. Let the client send text: check_embedding_ctx_length=False in LangChain's "
+        "OpenAIEmbeddings; in other clients, turn off counting or cutting by tokens (tiktoken).",
+        param="input",
+        code="token_ids",
+    )

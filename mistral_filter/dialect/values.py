@@ -1,0 +1,62 @@
+"""Single values that Mistral refuses where OpenAI takes them: nulls, numbers out of range, words of a closed list."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from mistral_filter.changes import Loss
+from mistral_filter.fields import Value
+from mistral_filter.rawjson import as_number, as_text
+
+__all__ = ["DROP", "Repair", "repair_value"]
+
+DROP = object()
+"""In place of a value: leave the field out."""
+
+_NEAREST_TOP_P = 0.0001
+"""top_p must be above 0 (OpenAPI 2026-08-21); what OpenAI clients mean by 0 is the smallest nucleus."""
+
+_NEAREST: dict[tuple[str, str], tuple[str, Loss]] = {
+    ("reasoning_effort", "max"): ("xhigh", "approximate"),
+    ("service_tier", "default"): ("standard_only", "none"),
+    ("detail", "original"): ("high", "approximate"),
+}
+"""(field, OpenAI's word): Mistral's nearest word. Source of both lists: the OpenAPI documents of 2026-08."""
+
+_HAS_DEFAULT = frozenset(("service_tier", "detail"))
+"""Fields whose unknown words may go, because the default is what comes nearest. Others are left for the API to explain."""
+
+
+class Repair(NamedTuple):
+    """A value for a value, and what it costs."""
+
+    value: Any
+    reason: str
+    loss: Loss
+
+
+def repair_value(name: str, value: object, node: Value) -> Repair | None:
+    """What to put (or DROP) in place of a scalar *value* of field *name* that *node* does not accept; None: leave it."""
+    if node.choices:
+        word = as_text(value)
+        if word is None or word in node.choices:
+            return None
+        if (name, word) in _NEAREST:
+            nearest, loss = _NEAREST[name, word]
+            return Repair(nearest, "Mistral's nearest value", loss)
+        return Repair(DROP, "Mistral has no such value", "approximate") if name in _HAS_DEFAULT else None
+    number = as_number(value)
+    if number is None:
+        return None
+    if node.high is None:
+        # A count or a seed: below its range it says "no limit" or nothing at all.
+        if (node.low is not None and number < node.low) or (node.above is not None and number <= node.above):
+            return Repair(DROP, "outside Mistral's range", "none" if number == -1 else "approximate")
+        return None
+    if number > node.high:
+        return Repair(node.high, "clamped to Mistral's range", "approximate")
+    if node.above is not None and number <= node.above:
+        return Repair(_NEAREST_TOP_P, "clamped to Mistral's range", "approximate")
+    if node.low is not None and number < node.low:
+        return Repair(node.low, "clamped to Mistral's range", "approximate")
+    return None

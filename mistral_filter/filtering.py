@@ -1,0 +1,258 @@
+"""The filter itself: bytes in, bytes out, one pass over the tables of ``mistral_filter.fields``.
+
+Strategy: decode the top level and the levels that a table says something about, leave every other value as the bytes it
+came in, and write back only what changed. Translations (``mistral_filter.dialect``) come first, then the lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from msgspec import Raw
+from msgspec.json import decode
+
+from mistral_filter import dialect
+from mistral_filter.changes import Action, Change, Loss
+from mistral_filter.errors import InvalidJSON, Refused
+from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, MESSAGES, NEUTRAL, WITHOUT_EFFECT, Array, Node, Object, Tagged, Value
+from mistral_filter.rawjson import (
+    NULL,
+    Surrogates,
+    as_objects,
+    as_text,
+    check_depth,
+    encode,
+    first_byte,
+    parse,
+    repeated_keys,
+    with_sent_bytes,
+)
+from mistral_filter.rawjson import Node as JSONObject
+
+__all__ = ["Filtered", "accepted_names", "filter_body"]
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class Filtered(NamedTuple):
+    """A body as Mistral accepts it, and what was changed to make it so."""
+
+    body: bytes
+    changes: tuple[Change, ...]
+
+
+def filter_body(
+    body: bytes,
+    endpoint: str = "chat",
+    *,
+    fields: str = "classic",  # the thirteen fields of the worker that this replaces; "current" loses less
+    allow: Iterable[str] = (),
+    drop: Iterable[str] = (),
+    translate: bool = True,
+    bridge: bool = False,  # Mistral accepts a user message after a tool's since 2026-04
+    strict: bool = False,
+) -> Filtered:
+    """The JSON *body* of a request to *endpoint* (a key of ``fields.ENDPOINTS``), as Mistral accepts it.
+
+    *fields* is the list for chat, ``classic`` or ``current``; *allow* and *drop* add to and take away from the endpoint's
+    top-level names; *translate* turns what has a counterpart into it; *bridge* puts an assistant message between a tool's
+    and a user's; *strict* refuses to lose anything. Without a change the very same bytes come back.
+
+    Raises InvalidJSON, TooDeep and BadRequest for a body that is not a JSON object, Refused for what has no translation
+    or, in strict mode, would be lost; KeyError for an unknown *endpoint* or *fields*.
+    """
+    table = _table(endpoint, fields, tuple(allow), tuple(drop))
+    body = body.removeprefix(_BOM)
+    hidden = None
+    try:
+        top = parse(body)
+    except InvalidJSON:
+        hidden = Surrogates(body) if b"\\u" in body else None
+        if hidden is None or not hidden.found:
+            raise
+        top = parse(hidden.body)
+    changes: list[Change] = []
+    sent = hidden.body if hidden else body
+    for name in repeated_keys(sent.strip(), top):
+        changes.append(Change("drop", name, "the key is repeated: the last one counts", "none"))
+    if translate:
+        dialect.translate_top(endpoint, top, table.fields, changes)
+    talk = dialect.conversation(endpoint, top, changes, bridge=bridge) if translate else None
+    _Judge(changes, talk).object(top, table, "")
+    if hidden:
+        changes = [change._replace(path=hidden.restore_text(change.path)) for change in changes]
+    if strict and (lost := [change.path for change in changes if change.loss == "lost"]):
+        raise Refused(
+            f"Strict mode: Mistral has no counterpart for {', '.join(lost)}. Leave that out, or turn strict mode off.",
+            param=lost[0],
+            code="strict",
+        )
+    if not changes:
+        return Filtered(body, ())
+    out = encode(top)
+    return Filtered(hidden.restore(out) if hidden else out, tuple(changes))
+
+
+@lru_cache(maxsize=64)
+def _table(endpoint: str, fields: str, allow: tuple[str, ...], drop: tuple[str, ...]) -> Object:
+    table = CHAT_FIELDS[fields] if endpoint == "chat" else ENDPOINTS[endpoint]
+    added = {name: ENDPOINTS[endpoint].fields.get(name, Value()) for name in allow}
+    names = {name: node for name, node in {**table.fields, **added}.items() if name not in drop}
+    return table._replace(fields=names)
+
+
+def accepted_names(endpoint: str, fields: str = "classic") -> tuple[str, ...]:
+    """The top-level names that *endpoint* keeps."""
+    return tuple(_table(endpoint, fields, (), ()).fields)
+
+
+_TAGS = {
+    encode(tag): tag
+    for tag in "system user assistant tool text image_url document_url reference file thinking input_audio function".split()
+}
+"""The commonest tags by their JSON, so that they need no decoding."""
+
+
+def _tag(value: Any) -> str | None:
+    if isinstance(value, Raw) and (tag := _TAGS.get(bytes(value))) is not None:
+        return tag
+    return as_text(value)
+
+
+class _Judge:
+    """Walks one body along its table, drops what the API refuses and notes it."""
+
+    def __init__(self, changes: list[Change], talk: dialect.Conversation | None) -> None:
+        self._changes = changes
+        self._talk = talk
+
+    def object(self, node: JSONObject, table: Object, path: str) -> None:
+        """Judges a visited object in place."""
+        for name in list(node):
+            value = node[name]
+            known = table.fields.get(name)
+            here = f"{path}.{name}" if path else name
+            if known is None:
+                self._drop(node, name, value, here)
+            elif value == NULL:
+                if self._talk and not isinstance(known, Tagged) and not known.null and name not in table.required:
+                    del node[name]
+                    self._changes.append(Change("drop", here, "Mistral refuses null here", "none"))
+            else:
+                judged = self._value(value, known, name, here)
+                if judged is dialect.DROP:
+                    del node[name]
+                elif judged is not value:
+                    node[name] = judged
+
+    def _drop(self, node: JSONObject, name: str, value: Any, path: str) -> None:
+        del node[name]
+        if first_byte(value) in b"[{":
+            check_depth(value)
+        loss: Loss = "none"
+        if value == NULL:
+            reason = "Mistral does not know the field, and null says nothing"
+        elif name in WITHOUT_EFFECT:
+            reason = f"Mistral does not know the field: {WITHOUT_EFFECT[name]}"
+        elif isinstance(value, Raw) and bytes(value) in (b"[]", b"{}", b'""', *NEUTRAL.get(name, ())):
+            reason = "Mistral does not know the field, and this value changes nothing"
+        else:
+            reason, loss = "Mistral does not know the field, or the list leaves it out", "lost"
+        self._changes.append(Change("drop", path, reason, loss))
+
+    def _value(self, value: Any, known: Node, name: str, path: str) -> Any:
+        """*value* as it may stay: the same object where nothing changed, DROP where the field has to go."""
+        kind = first_byte(value)
+        if isinstance(known, Value):
+            if kind in b"[{":
+                check_depth(value)
+            elif self._talk and known[1:] != _FREE and (repair := dialect.repair_value(name, value, known)):
+                action: Action = "drop" if repair.value is dialect.DROP else "set"
+                self._changes.append(Change(action, path, repair.reason, repair.loss))
+                return repair.value
+            return value
+        if kind not in b"[{\0" or isinstance(value, str):
+            return value
+        if known is MESSAGES:
+            return self._messages(value, path)
+        if kind == 0x5B or isinstance(value, list):
+            # a list where one object stands: its items are judged as that object (an image, an input, …)
+            return self._items(value, known.items if isinstance(known, Array) else known, path)
+        if isinstance(known, Array):
+            check_depth(value)
+            return value
+        node = value if isinstance(value, dict) else decode(value, type=dict[str, Raw])
+        mark = len(self._changes)
+        self._repeated(value, node, path)
+        self._one(node, known, path)
+        return value if len(self._changes) == mark else node
+
+    def _items(self, value: Any, known: Node, path: str) -> Any:
+        items = as_objects(value) or []
+        touched: set[int] = set()
+        for index, item in enumerate(items):
+            mark = len(self._changes)
+            here = f"{path}[{index}]"
+            if isinstance(item, dict):
+                self._one(item, known, here)
+            elif first_byte(item) == 0x5B:
+                items[index] = self._value(item, known, "", here)
+            if len(self._changes) != mark:
+                touched.add(index)
+        return with_sent_bytes(items, value, touched) if touched else value
+
+    def _one(self, node: JSONObject, known: Node, path: str) -> None:
+        """Judges a visited object by a table for objects; one of an unknown kind is left to the API."""
+        if isinstance(known, Tagged):
+            variant = known.variants.get(_tag(node.get(known.by, NULL)) or "")
+            if variant is not None:
+                self.object(node, variant, path)
+        elif isinstance(known, Object):
+            self.object(node, known, path)
+
+    def _repeated(self, sent: Any, node: JSONObject, path: str) -> None:
+        if isinstance(sent, Raw):
+            for name in repeated_keys(sent, node):
+                self._changes.append(Change("drop", f"{path}.{name}", "the key is repeated: the last one counts", "none"))
+
+    def _messages(self, value: Any, path: str) -> Any:
+        messages = as_objects(value)
+        if messages is None:
+            check_depth(value)
+            return value
+        start = len(self._changes)
+        known, talk = MESSAGES.items, self._talk
+        touched: set[int] = set()
+        for index, message in enumerate(messages):
+            if type(message) is dict and len(message) == 2:
+                # most messages are a role and a text, and their cost is what a long conversation costs
+                role, content = message.get("role"), message.get("content")
+                if type(role) is Raw and type(content) is Raw and (plain := _PLAIN_ROLES.get(bytes(role))) is not None:
+                    is_text = len(content) > 2 and memoryview(content)[0] == 0x22
+                    if is_text and (talk is None or talk.keep(index, plain)):
+                        continue
+            mark = len(self._changes)
+            here = f"{path}[{index}]"
+            if isinstance(message, dict):
+                if talk is not None:
+                    talk.translate(message, index, here)
+                self._one(message, known, here)
+            elif first_byte(message) == 0x5B:
+                messages[index] = self._value(message, MESSAGES, "", here)
+            if len(self._changes) != mark:
+                touched.add(index)
+            if talk is not None:
+                talk.place(message, index, here, touched=index in touched)
+        if talk is None:
+            return with_sent_bytes(messages, value, touched) if touched else value
+        placed = talk.end(messages, path)
+        if len(self._changes) == start:
+            return value
+        originals = with_sent_bytes(messages, value, ())
+        return [originals[p] if isinstance(p, int) else p.message for p in placed]
+
+
+_FREE = Value()[1:]
+_PLAIN_ROLES = {encode(role): role for role in ("system", "user", "assistant")}

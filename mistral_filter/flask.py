@@ -1,0 +1,64 @@
+"""The middleware for an existing Flask app.
+
+::
+
+    from mistral_filter.flask import init_app
+
+    init_app(app, fields="current")
+
+What the filter refuses is answered inside Flask, so the app's own CORS headers, error handlers and after_request functions
+apply to it. Without a handler of the app's own the answer is the error's JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from flask import Flask, request
+from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response
+
+from mistral_filter.errors import MistralFilterError
+from mistral_filter.middleware import MistralFilter, replace_body
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+__all__ = ["FilterRefusal", "init_app"]
+
+_ERROR = "mistral_filter.error"
+
+
+class FilterRefusal(HTTPException):
+    """An error of the filter's as Flask knows errors: the app's handlers for its status and for HTTPException see it."""
+
+    def __init__(self, error: MistralFilterError) -> None:
+        super().__init__(error.message)
+        self.code = error.status
+        self.error = error
+
+    def get_response(self, environ: Any = None, scope: Any = None) -> Any:
+        """The error's JSON."""
+        return Response(self.error.body(), self.error.status, self.error.headers, content_type="application/json")
+
+
+class _FlaskFilter(MistralFilter):
+    def refuse(self, error: MistralFilterError, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        # An app without the hook sees an empty body, never an unfiltered one.
+        environ[_ERROR] = error
+        replace_body(environ, b"")
+        return self.app(environ, start_response)
+
+
+def init_app(app: Flask, **options: Any) -> Flask:
+    """Puts the filter in front of *app* and returns it; *options* are those of MistralFilter. It keeps nothing itself."""
+    app.wsgi_app = _FlaskFilter(app.wsgi_app, **options)  # type: ignore[method-assign]
+    app.before_request_funcs.setdefault(None, []).insert(0, _raise_refusal)
+    return app
+
+
+def _raise_refusal() -> None:
+    error = request.environ.get(_ERROR)
+    if error is not None:
+        raise FilterRefusal(error)

@@ -1,0 +1,187 @@
+"""The WSGI middleware: reads the JSON body of a request to one of Mistral's endpoints, filters it, hands it on.
+
+::
+
+    from mistral_filter import MistralFilter
+
+    application = MistralFilter(application)
+
+Every other request passes untouched. The wrapped application finds the changes as ``environ["mistral_filter.changes"]``
+(a tuple of Change) and the endpoint's name as ``environ["mistral_filter.endpoint"]``; the client finds the changes in the
+response header ``Mistral-Filter-Changes``.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mistral_filter.changes import HEADER, as_header
+from mistral_filter.errors import BadRequest, BodyTooLarge, MistralFilterError, NotFound, UnsupportedEncoding
+from mistral_filter.filtering import filter_body
+from mistral_filter.paths import locate
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+__all__ = ["MAX_BODY", "STRICT_HEADER", "MistralFilter"]
+
+MAX_BODY = 32 * 1024 * 1024
+"""Bytes. Room for a few photographs in base64; every worker may hold several such bodies at once."""
+
+STRICT_HEADER = "Mistral-Filter-Strict"
+"""A request with this header set to ``on`` is refused rather than losing something."""
+
+_PIECE = 1024 * 1024
+_DRAIN_BYTES = 64 * 1024 * 1024
+_DRAIN_SECONDS = 10.0
+_DRAIN_SILENCE_SECONDS = 1.0
+
+_log = logging.getLogger("mistral_filter")
+
+
+class MistralFilter:
+    """Filters the bodies of POST requests to Mistral's endpoints on their way to *app*.
+
+    The keyword arguments *fields*, *allow*, *drop*, *translate*, *bridge* and *strict* are those of ``filter_body``.
+    *max_body* is in bytes. *routes* names paths of the application's own, ``{"/my/chat": "chat"}``. *prefixes* are the
+    places below which Mistral's paths are looked for: ``("", "/ai")`` is the root and ``/ai``, ``()`` is *routes* only.
+
+    Raises KeyError for an unknown list or endpoint, ValueError for a prefix that is not ``""`` or ``/name``.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        *,
+        fields: str = "classic",
+        allow: Iterable[str] = (),
+        drop: Iterable[str] = (),
+        translate: bool = True,
+        bridge: bool = False,
+        strict: bool = False,
+        max_body: int = MAX_BODY,
+        routes: Mapping[str, str] | None = None,
+        prefixes: Iterable[str] = ("",),
+    ) -> None:
+        self.app = app
+        self._strict = strict
+        self._max_body = max_body
+        self._routes = dict(routes or {})
+        self._prefixes = tuple(prefixes)
+        self._filter = partial(
+            filter_body, fields=fields, allow=tuple(allow), drop=tuple(drop), translate=translate, bridge=bridge
+        )
+        for endpoint in ("chat", *self._routes.values()):
+            self._filter(b"{}", endpoint)  # an unknown name stops the start, not a request
+        for prefix in self._prefixes:
+            if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
+                raise ValueError(f'prefix {prefix!r}: write "" for the root, or "/name" without a slash at the end')
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Filters one request, refuses it, or lets it pass."""
+        if environ["REQUEST_METHOD"] != "POST":
+            return self.app(environ, start_response)
+        path = environ.get("PATH_INFO", "")
+        endpoint = self._routes.get(path)
+        if endpoint is None:
+            target = locate(path, self._prefixes)
+            if target is None or target.endpoint is None:
+                return self.app(environ, start_response)
+            if target.refused:
+                return self.refuse(NotFound(f"Write the path as {target.prefix}{target.path}."), environ, start_response)
+            endpoint = target.endpoint
+        strict = self._strict or environ.get("HTTP_MISTRAL_FILTER_STRICT", "").lower() == "on"
+        try:
+            body, changes = self._filter(read_body(environ, self._max_body), endpoint, strict=strict)
+        except MistralFilterError as error:
+            return self.refuse(error, environ, start_response)
+        except Exception as error:  # a defect of ours: nothing unfiltered goes on, and the client gets an answer
+            _log.error("filtering failed: %s", type(error).__name__)
+            return self.refuse(MistralFilterError("The request could not be filtered."), environ, start_response)
+        replace_body(environ, body)
+        environ["mistral_filter.endpoint"] = endpoint
+        environ["mistral_filter.changes"] = changes
+        if not changes:
+            return self.app(environ, start_response)
+        header = as_header(changes)
+        _log.info("%s: %s", endpoint, header)
+
+        def start_with_changes(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
+            return start_response(status, [*headers, (HEADER, header)], *exc_info)
+
+        return self.app(environ, start_with_changes)
+
+    def refuse(self, error: MistralFilterError, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answers a request that does not go on. A subclass may answer in its framework's way."""
+        return error(environ, start_response)
+
+
+def replace_body(environ: WSGIEnvironment, body: bytes) -> None:
+    """Makes *body* the request's body."""
+    environ["wsgi.input"] = io.BytesIO(body)
+    environ["CONTENT_LENGTH"] = str(len(body))
+    environ.pop("HTTP_TRANSFER_ENCODING", None)
+
+
+def read_body(environ: WSGIEnvironment, limit: int) -> bytes:
+    """The whole request body, at most *limit* bytes.
+
+    Raises BodyTooLarge, UnsupportedEncoding, or BadRequest for a body that ended before its declared length. A body that
+    is refused unread is read away first, within bounds: a client that still writes would never see the answer.
+    """
+    source = environ["wsgi.input"]
+    length = environ.get("CONTENT_LENGTH") or ""
+    if environ.get("HTTP_CONTENT_ENCODING", "").strip().lower() not in ("", "identity"):
+        _drain(environ)
+        raise UnsupportedEncoding("Send the body as plain JSON, without Content-Encoding.")
+    if length:
+        if not (length.isascii() and length.isdigit()):
+            raise BadRequest("Content-Length is not a number of bytes.", code="bad_content_length")
+        if int(length) > limit:
+            _drain(environ)
+            raise _too_large(limit)
+        wanted = int(length)
+    elif environ.get("wsgi.input_terminated") or "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower():
+        wanted = limit + 1
+    else:
+        return b""
+    pieces, missing = [], wanted
+    try:
+        while missing and (piece := source.read(min(missing, _PIECE))):
+            pieces.append(piece)
+            missing -= len(piece)
+    except Exception:  # every server has exceptions of its own for a broken chunked body
+        raise BadRequest("The body could not be read: its framing is broken.", code="body_cut_short") from None
+    if length and missing:
+        raise BadRequest(f"The body was cut short: {wanted - missing} of {length} bytes came.", code="body_cut_short")
+    if not length and not missing:
+        _drain(environ)
+        raise _too_large(limit)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body is larger than {limit} bytes. Send smaller images, or raise the limit (max_body).")
+
+
+def _drain(environ: WSGIEnvironment) -> None:
+    """Reads the body away until it ends, falls silent, or is too long to wait for."""
+    socket = environ.get("gunicorn.socket")
+    timeout = socket.gettimeout() if socket is not None else None
+    try:
+        left = min(int(environ.get("CONTENT_LENGTH") or _DRAIN_BYTES), _DRAIN_BYTES)
+        end = time.monotonic() + _DRAIN_SECONDS
+        if socket is not None:
+            socket.settimeout(_DRAIN_SILENCE_SECONDS)
+        while left > 0 and time.monotonic() < end and (piece := environ["wsgi.input"].read(min(left, 65536))):
+            left -= len(piece)
+    except Exception:  # noqa: S110  whatever ends the reading ends the draining
+        pass
+    finally:
+        if socket is not None:
+            socket.settimeout(timeout)

@@ -1,0 +1,189 @@
+"""The settings of the proxy, from one table. The only file that reads the environment.
+
+Every setting is checked at start; a wrong value stops the start with a sentence that names the variable. README.md explains
+each one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from mistral_filter.middleware import MAX_BODY
+
+__all__ = ["SETTINGS", "SettingError", "Settings", "from_environment"]
+
+_PREFIX = "MISTRAL_FILTER_"
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_RESERVED = ("v1", "health", "healthz", "explain", "static")
+
+
+class SettingError(ValueError):
+    """A setting has a value that cannot be used; the message names it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What ``create_app`` takes. The fields are the settings of the table below, in lower case."""
+
+    upstream: str = "https://api.mistral.ai"
+    upstreams: Mapping[str, str] = field(default_factory=lambda: {"codestral": "https://codestral.mistral.ai"})
+    fields: str = "classic"
+    allow: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+    translate: bool = True
+    bridge: bool = False
+    strict: bool = False
+    learn: bool = True
+    max_body: int = MAX_BODY
+    cors_origins: tuple[str, ...] = ("*",)
+    connect_timeout: float = 10.0
+    read_timeout: float = 600.0
+    proxy: str | None = None
+    ca_bundle: str | None = None
+    log_level: str = "INFO"
+
+
+class Setting(NamedTuple):
+    name: str
+    parse: Callable[[str], Any]
+    """Takes the text of the variable; raises ValueError with what is wrong."""
+
+    @property
+    def variable(self) -> str:
+        return _PREFIX + self.name.upper()
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("write a URL such as https://api.mistral.ai")
+    if parts.path.strip("/") or parts.query or parts.fragment or parts.username or parts.password:
+        raise ValueError("write only scheme, host and port; /v1 is added")
+    if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+        raise ValueError("plain http is for this machine only (localhost, 127.0.0.1): elsewhere keys would travel unencrypted")
+    if parts.port == 0:
+        raise ValueError("port 0 is not a port")
+    return text.rstrip("/")
+
+
+def _named_urls(text: str) -> dict[str, str]:
+    upstreams = dict(Settings().upstreams)
+    for item in text.split():
+        name, _, url = item.partition("=")
+        if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", name) or name in _RESERVED:
+            raise ValueError(f"{name!r} is not a name: lower-case letters, digits and dashes, none of {', '.join(_RESERVED)}")
+        upstreams[name] = _url(url)
+    return upstreams
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"write one of: {', '.join(words)}")
+        return text
+
+    return parse
+
+
+def _switch(text: str) -> bool:
+    return _one_of("on", "off")(text.lower()) == "on"
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(text.replace(",", " ").split())
+    for name in names:
+        if not re.fullmatch(r"\w+", name, re.ASCII):
+            raise ValueError(f"{name!r} is not the name of a top-level field")
+    return names
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+)\s*(|k|m|g)(i?b)?", text.lower())
+    if match is None or int(match[1]) == 0:
+        raise ValueError("write a number of bytes such as 33554432 or 32m")
+    return int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[match[2]]
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else 0.0
+    if not 0 < seconds <= 86400:
+        raise ValueError("write a number of seconds above 0, at most 86400")
+    return seconds
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(text.replace(",", " ").split())
+    if origins == ("*",):
+        return origins
+    for origin in origins:
+        # Patterns are not taken: one that is not anchored lets strangers in.
+        if not re.fullmatch(r"https?://([a-z0-9-]+\.)*[a-z0-9-]+(:\d{1,5})?", origin):
+            raise ValueError(f"{origin!r} is not an origin: write * or exact ones such as https://chat.example.com")
+    if not origins:
+        raise ValueError("write * or exact origins such as https://chat.example.com")
+    return origins
+
+
+def _proxy(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
+        raise ValueError("write a URL such as http://proxy.example.com:3128")
+    return text
+
+
+def _file(text: str) -> str:
+    if not Path(text).is_file():
+        raise ValueError("there is no such file")
+    return text
+
+
+def _level(text: str) -> str:
+    return _one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")(text.upper())
+
+
+SETTINGS = (
+    Setting("upstream", _url),
+    Setting("upstreams", _named_urls),
+    Setting("fields", _one_of("classic", "current")),
+    Setting("allow", _names),
+    Setting("drop", _names),
+    Setting("translate", _switch),
+    Setting("bridge", _switch),
+    Setting("strict", _switch),
+    Setting("learn", _switch),
+    Setting("max_body", _bytes),
+    Setting("cors_origins", _origins),
+    Setting("connect_timeout", _seconds),
+    Setting("read_timeout", _seconds),
+    Setting("proxy", _proxy),
+    Setting("ca_bundle", _file),
+    Setting("log_level", _level),
+)
+
+
+def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings from *environ* (the process's own by default); an empty variable counts as not set.
+
+    Raises SettingError, which names the variable, for a value that cannot be used.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        text = environ.get(setting.variable, "").strip()
+        if text:
+            try:
+                values[setting.name] = setting.parse(text)
+            except ValueError as error:
+                raise SettingError(f"{setting.variable}: {error}") from None
+    known = {setting.variable for setting in SETTINGS}
+    for name in sorted(environ):
+        if name.startswith(_PREFIX) and name not in known:
+            logging.getLogger("mistral_filter").warning("%s is not a setting of this version: ignored", name)
+    return Settings(**values)

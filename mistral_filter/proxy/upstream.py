@@ -1,0 +1,329 @@
+"""One upstream: its address, its connections, and what can go wrong on the way there and back.
+
+The only file that imports ``requests``. Strategy: one session per process, made at first use (a session that was used
+before a fork hands one caller's answer to another). Requests are prepared by hand from constants, so nothing of the
+caller's but the allowed headers reaches the wire. No retries, redirects, cookies, environment proxies or .netrc.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.errors
+import errno
+import http.client
+import os
+import re
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlsplit
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
+
+from mistral_filter.errors import BadRequest, UpstreamError
+
+__all__ = ["Reply", "RequestBody", "Upstream"]
+
+RequestBody = bytes | Iterator[bytes] | None
+
+_IDLE_SECONDS = 20.0
+"""Pooled connections idle for longer are dropped: before the other side does it while a request is on its way."""
+
+_POOL = 1000
+"""Idle connections kept; there is no limit to those in use."""
+
+_MAX_INTERIM = 20
+_QUERY_SAFE = "!$&'()*+,;=:@/?%-._~[]"
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+
+_NOT_OURS = frozenset(
+    # hop-by-hop (RFC 9110, 7.6.1)
+    "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade "
+    # what our own server says of itself
+    "date server "
+    # what would speak for the upstream's host under our name
+    "set-cookie set-cookie2 strict-transport-security alt-svc clear-site-data nel report-to reporting-endpoints "
+    "public-key-pins expect-ct".split()
+)
+
+
+class Reply(NamedTuple):
+    """The head of an upstream's answer, checked, and the way to its body."""
+
+    status: int
+    reason: str
+    headers: list[tuple[str, str]]
+    """What may be passed on, in order."""
+    raw: urllib3.BaseHTTPResponse
+    length: int | None
+    """The declared number of body bytes."""
+
+    def chunks(self, size: int = 65536) -> Iterator[bytes]:
+        """The body as it arrives, at most *size* bytes a piece, content-encoding untouched.
+
+        Raises UpstreamError when it breaks or ends early. The connection goes back to the pool after the last byte, and is
+        closed when the caller stops before that.
+        """
+        received, whole = 0, False
+        try:
+            while piece := self.raw.read1(size, decode_content=False):
+                received += len(piece)
+                yield piece
+            if self.length is not None and received != self.length:
+                raise UpstreamError(502, "upstream_cut", "The answer from upstream was cut short.")
+            whole = True
+        except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
+            raise _broken_body(error) from None
+        finally:
+            if not whole:
+                self.raw.close()
+
+    def close(self) -> None:
+        """Gives the answer up."""
+        self.raw.close()
+
+
+class Upstream:
+    """Where requests go.
+
+    *base* is ``https://host[:port]``, *connect_timeout* and *read_timeout* are seconds (the second is the longest silence
+    between two bytes), *proxy* the URL of an HTTP proxy, *ca_bundle* the path of a file with trusted certificates.
+    """
+
+    def __init__(
+        self,
+        base: str,
+        *,
+        connect_timeout: float = 10.0,
+        read_timeout: float = 600.0,
+        proxy: str | None = None,
+        ca_bundle: str | None = None,
+    ) -> None:
+        self.base = base.rstrip("/")
+        self._netloc = urlsplit(self.base).netloc
+        self._timeout = (connect_timeout, read_timeout)
+        self._proxies = {"http": proxy, "https": proxy} if proxy else {}
+        self._verify = ca_bundle or True
+        self._session: tuple[int, requests.Session] | None = None
+
+    def send(
+        self, method: str, path: str, query: str, headers: Iterable[tuple[str, str]], body: RequestBody, length: int | None = None
+    ) -> Reply:
+        """Sends one request and returns the head of the answer.
+
+        *path* is canonical (``paths.locate``), *query* as it came, *headers* are allowed and valid, *length* is the number of
+        bytes of a *body* that is an iterator (None: chunked). Raises UpstreamError, or what the body's iterator raises.
+        """
+        url = self.base + path + ("?" + quote(query, safe=_QUERY_SAFE, encoding="latin-1") if query else "")
+        parts = urlsplit(url)
+        if parts.netloc != self._netloc or not parts.path.endswith(path) or parts.fragment:
+            raise BadRequest("The path cannot be forwarded.", code="bad_path")
+        request = requests.PreparedRequest()
+        request.method = method
+        request.url = url
+        request.headers = CaseInsensitiveDict(headers)
+        request.body = body  # type: ignore[assignment]  # an iterator of bytes is fine
+        if isinstance(body, bytes):
+            length = len(body)
+        if length is not None:
+            request.headers["Content-Length"] = str(length)
+        try:
+            response = self._own_session().send(
+                request, stream=True, timeout=self._timeout, verify=self._verify, proxies=self._proxies, allow_redirects=False
+            )
+        except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, UnicodeError) as error:
+            raise _failed(error) from None
+        try:
+            return _checked(response.raw, method)
+        except UpstreamError:
+            response.raw.close()
+            raise
+
+    def _own_session(self) -> requests.Session:
+        pid = os.getpid()
+        if self._session is None or self._session[0] != pid:
+            session = requests.Session()
+            session.trust_env = False
+            session.headers.clear()
+            session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, _Adapter(pool_maxsize=_POOL))
+            self._session = (pid, session)
+        return self._session[1]
+
+
+# -------------------------------------------------------------------------------------------------- answers worth trusting
+
+
+def _checked(raw: Any, method: str) -> Reply:
+    """The head of *raw*, or UpstreamError where it cannot be passed on safely."""
+    status = raw.status
+    if 300 <= status < 400 and status != 304:
+        raise UpstreamError(502, "upstream_redirect", "The upstream answered with a redirect, which is not followed.")
+    if not 200 <= status <= 599:
+        raise _protocol()
+    encodings = raw.headers.getlist("transfer-encoding")
+    lengths = raw.headers.getlist("content-length")
+    if _misread(raw) or (encodings and (lengths or [e.strip().lower() for e in encodings] != ["chunked"])):
+        raise _protocol()
+    if len(set(lengths)) > 1 or not all(value.isascii() and value.isdigit() for value in lengths):
+        raise _protocol()
+    dropped = _NOT_OURS | {name.strip().lower() for value in raw.headers.getlist("connection") for name in value.split(",")}
+    headers = []
+    for name, value in raw.headers.items():
+        lower = name.lower()
+        if lower in dropped or lower.startswith("access-control-") or (lower == "content-length" and status == 204):
+            continue
+        if _TOKEN.fullmatch(name) and _FIELD_VALUE.fullmatch(value):
+            headers.append((name, value))
+    reason = raw.reason if raw.reason and _FIELD_VALUE.fullmatch(raw.reason) else http.client.responses.get(status, "Unknown")
+    bodiless = method == "HEAD" or status in (204, 304)
+    return Reply(status, reason, headers, raw, int(lengths[0]) if lengths and not bodiless else None)
+
+
+def _misread(raw: Any) -> bool:
+    """Whether the parser stopped at a line that is no header, so that those after it (a Content-Length, say) are lost."""
+    head = raw._original_response.msg
+    harmless = (email.errors.StartBoundaryNotFoundDefect, email.errors.MultipartInvariantViolationDefect)
+    return bool(head.get_payload()) or any(not isinstance(defect, harmless) for defect in head.defects)
+
+
+def _protocol() -> UpstreamError:
+    return UpstreamError(502, "upstream_protocol", "The upstream's answer is not valid HTTP.")
+
+
+def _failed(error: BaseException) -> UpstreamError:
+    """What an exception before the answer's head means. The order matters: some are subclasses of others."""
+    chain = list(_chain(error))
+    if isinstance(error, requests.ConnectTimeout):
+        return UpstreamError(504, "upstream_connect_timeout", "The upstream did not accept a connection in time.")
+    if isinstance(error, (requests.exceptions.ProxyError, requests.exceptions.SSLError)):
+        return UpstreamError(502, "upstream_tls", "No secure connection to the upstream could be made.")
+    if any(isinstance(e, urllib3.exceptions.NameResolutionError) for e in chain):
+        return UpstreamError(502, "upstream_dns", "The upstream's host name could not be resolved.")
+    if any(isinstance(e, urllib3.exceptions.NewConnectionError) for e in chain):
+        return UpstreamError(502, "upstream_unreachable", "The upstream could not be reached.")
+    if any(isinstance(e, (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError, TimeoutError)) for e in chain):
+        return UpstreamError(504, "upstream_timeout", "The upstream did not answer in time.")
+    if any(isinstance(e, (http.client.RemoteDisconnected, ConnectionError)) for e in chain):
+        return UpstreamError(502, "upstream_disconnected", "The upstream closed the connection without an answer.")
+    return _protocol()
+
+
+def _broken_body(error: BaseException) -> UpstreamError:
+    if any(isinstance(e, (urllib3.exceptions.ReadTimeoutError, TimeoutError)) for e in _chain(error)):
+        return UpstreamError(504, "upstream_timeout", "The upstream fell silent in the middle of its answer.")
+    return UpstreamError(502, "upstream_cut", "The answer from upstream was cut short.")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """*error*, what it wraps and what led to it."""
+    seen: list[BaseException] = []
+    todo = [error]
+    while todo:
+        e = todo.pop()
+        if e is None or any(e is other for other in seen):
+            continue
+        seen.append(e)
+        yield e
+        todo += [e.__cause__, e.__context__, getattr(e, "reason", None)]
+        todo += [arg for arg in e.args if isinstance(arg, BaseException)]
+        todo = [item for item in todo if isinstance(item, BaseException)]
+
+
+# ------------------------------------------------------------------------------------------- connections that can be shared
+
+
+class _Response(http.client.HTTPResponse):
+    """Reads on until the answer is final, and spoils the connection if more came than one answer.
+
+    The standard library takes any 1xx but 100 for the answer itself, and the next caller on the connection gets the real one.
+    """
+
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self._sock = sock
+
+    def _read_status(self) -> tuple[str, int, str]:
+        for _ in range(_MAX_INTERIM):
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if not 100 <= status < 200 or status == http.client.SWITCHING_PROTOCOLS:
+                return version, status, reason
+            http.client.parse_headers(self.fp)
+        raise http.client.HTTPException("too many interim answers")
+
+    def _close_conn(self) -> None:
+        if self.fp is not None and not self.will_close and self._left_over():
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)  # is_connected will say so, and the pool opens another
+        super()._close_conn()  # type: ignore[misc]
+
+    def _left_over(self) -> bool:
+        try:
+            timeout = self._sock.gettimeout()
+            self._sock.settimeout(0)
+            try:
+                return bool(self.fp.peek(1))
+            finally:
+                self._sock.settimeout(timeout)
+        except (OSError, ValueError):  # nothing there yet, or the socket is closed already
+            return False
+
+
+class _Idle:
+    """Mixed into urllib3's connections: one that has been idle for long counts as closed."""
+
+    idle_since: float | None = None
+
+    @property
+    def is_connected(self) -> bool:
+        if self.idle_since is not None and time.monotonic() - self.idle_since > _IDLE_SECONDS:
+            return False
+        return bool(super().is_connected)  # type: ignore[misc]
+
+
+class _HTTPConnection(_Idle, urllib3.connection.HTTPConnection):
+    response_class = _Response
+
+
+class _HTTPSConnection(_Idle, urllib3.connection.HTTPSConnection):
+    response_class = _Response
+
+
+class _Stamped:
+    """Mixed into urllib3's pools: notes when a connection came back."""
+
+    def _put_conn(self, conn: Any) -> None:
+        if conn is not None:
+            conn.idle_since = time.monotonic()
+        super()._put_conn(conn)  # type: ignore[misc]
+
+
+class _HTTPPool(_Stamped, urllib3.HTTPConnectionPool):
+    ConnectionCls = _HTTPConnection
+
+
+class _HTTPSPool(_Stamped, urllib3.HTTPSConnectionPool):
+    ConnectionCls = _HTTPSConnection
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **kwargs)
+        manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        return manager
+
+
+def broken_pipe() -> OSError:
+    """To be raised into the server after the first byte: it closes the connection at once, unterminated, without a traceback."""
+    return ConnectionResetError(errno.ECONNRESET, "the answer from upstream was cut short")
