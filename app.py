@@ -47,7 +47,22 @@ def create_app(settings: Settings | None = None) -> Flask:
         ca_bundle=settings.ca_bundle,
     )
     bases = {"": settings.upstream, **settings.upstreams}
-    app.register_blueprint(create_blueprint({name: connect(base) for name, base in bases.items()}))
+    filter_options = {
+        "fields": settings.fields,
+        "allow": settings.allow,
+        "drop": settings.drop,
+        "translate": settings.translate,
+        "bridge": settings.bridge,
+        "strict": settings.strict,
+    }
+    app.register_blueprint(
+        create_blueprint(
+            {name: connect(base) for name, base in bases.items()},
+            learn=settings.learn,
+            max_body=settings.max_body,
+            filter_options=filter_options,
+        )
+    )
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _defect)
     app.before_request(_preflight)
@@ -60,17 +75,8 @@ def create_app(settings: Settings | None = None) -> Flask:
         expose_headers=EXPOSED_HEADERS,
         automatic_options=False,
     )
-    return init_app(
-        app,
-        fields=settings.fields,
-        allow=settings.allow,
-        drop=settings.drop,
-        translate=settings.translate,
-        bridge=settings.bridge,
-        strict=settings.strict,
-        max_body=settings.max_body,
-        prefixes=["/" + name if name else "" for name in bases],
-    )
+    prefixes = ["/" + name if name else "" for name in bases]
+    return init_app(app, max_body=settings.max_body, prefixes=prefixes, **filter_options)
 
 
 def _preflight() -> Response | None:

@@ -106,13 +106,14 @@ class MistralFilter:
         replace_body(environ, body)
         environ["mistral_filter.endpoint"] = endpoint
         environ["mistral_filter.changes"] = changes
-        if not changes:
-            return self.app(environ, start_response)
-        header = as_header(changes)
-        _log.info("%s: %s", endpoint, header)
 
         def start_with_changes(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
-            return start_response(status, [*headers, (HEADER, header)], *exc_info)
+            # read again here: what the application changed in its turn is reported with the rest
+            if made := environ["mistral_filter.changes"]:
+                header = as_header(made)
+                headers = [*headers, (HEADER, header)]
+                _log.info("%s: %s", endpoint, header)
+            return start_response(status, headers, *exc_info)
 
         return self.app(environ, start_with_changes)
 

@@ -74,6 +74,8 @@ class Server:
     """A subprocess that serves HTTP, as a context manager."""
 
     running: ClassVar[list[Server]] = []
+    grace = 10.0
+    """Seconds between SIGTERM and SIGKILL."""
     port: int
 
     def __init__(self, directory: Path, command: list[str], root: Path, settings: dict[str, object]) -> None:
@@ -126,11 +128,11 @@ class Server:
         return self._log.read_text("utf-8", "replace")
 
     def stop(self) -> int:
-        """SIGTERM; after ten seconds SIGKILL for its own session. Returns the exit status; it may be called again."""
+        """SIGTERM; after ``grace`` seconds SIGKILL for its own process group. Returns the exit status; it may be called again."""
         if self.process.poll() is None:
             self.process.terminate()
             with suppress(subprocess.TimeoutExpired):
-                self.process.wait(10)
+                self.process.wait(self.grace)
         # A group is looked for before it is killed: the number of one that has ended could be somebody else's by now.
         if self.process.poll() is None:
             self._kill()

@@ -290,13 +290,13 @@ def test_tls(new_upstream: Callable[..., ScriptedUpstream], certificate: tuple[P
     assert len(server.requests) == 2
 
 
-@pytest.mark.parametrize("script", [reset, no_reply, chain(raw(b"HTTP/1.1 400 Bad Request\r\n\r\n"), no_reply)])
+@pytest.mark.parametrize("fault", [reset, no_reply, raw(b"HTTP/1.1 400 Bad Request\r\n\r\n")])
 def test_tls_can_break_in_the_handshake(
-    new_upstream: Callable[..., ScriptedUpstream], certificate: tuple[Path, Path], script: Script
+    new_upstream: Callable[..., ScriptedUpstream], certificate: tuple[Path, Path], fault: Script
 ) -> None:
     """on_connect comes before TLS: the client sees its handshake fail, and no request is recorded."""
     server = new_upstream(tls=certificate)
-    server.on_connect = script
+    server.on_connect = chain(Exchange.wait_for_bytes, fault, Exchange.close)
     with pytest.raises(requests.ConnectionError):
         requests.get(server.url, verify=str(certificate[0]), timeout=10)
     assert server.requests == []
@@ -367,8 +367,9 @@ def test_a_gunicorn_that_does_not_start_shows_its_log(tiny: Path) -> None:
     assert server not in Server.running
 
 
-def test_a_stuck_gunicorn_is_killed(tiny: Path) -> None:
+def test_a_stuck_gunicorn_is_killed(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that does not follow SIGTERM is killed with its workers when its time is over."""
+    monkeypatch.setattr(Server, "grace", 0.5)
     server = Gunicorn(tiny, "--graceful-timeout", "60", app="tiny:app", root=tiny)
     with server, connect(server.port) as sock:
         sock.sendall(build_request("GET", "/slow"))

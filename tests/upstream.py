@@ -119,6 +119,12 @@ class Exchange:
         if poll.poll(seconds * 1000):
             raise PeerLeft
 
+    def wait_for_bytes(self) -> None:
+        """For ``on_connect``: until the peer has begun to speak, so that what comes next hits it in mid-handshake."""
+        poll = select.poll()
+        poll.register(self._connection.sock, select.POLLIN)
+        poll.poll()
+
     def read_body(self) -> None:
         """For a script marked :func:`early`: read the rest of the request now."""
         self._connection.read_body(self.request)

@@ -1,0 +1,50 @@
+"""What the filter would do to a body, and why: for the explain view and the command line."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from mistral_filter.changes import Change
+from mistral_filter.errors import MistralFilterError
+from mistral_filter.filtering import filter_body
+
+__all__ = ["Explanation", "explain"]
+
+
+class Explanation(NamedTuple):
+    """The outcome for one body."""
+
+    endpoint: str
+    before: bytes
+    after: bytes | None
+    """None: it is refused."""
+    changes: tuple[Change, ...]
+    error: MistralFilterError | None
+
+    def as_json(self) -> bytes:
+        """``{"endpoint", "before", "after", "changes": [{"action", "path", "to", "reason", "loss"}], "error"}``."""
+        error = None if self.error is None else msgspec.Raw(self.error.body())
+        valid = self.after is not None or self.error is None or self.error.code not in _UNREADABLE
+        return msgspec.json.encode(
+            {
+                "endpoint": self.endpoint,
+                "before": msgspec.Raw(self.before) if valid else self.before.decode("utf-8", "replace"),
+                "after": None if self.after is None else msgspec.Raw(self.after),
+                "changes": [change._asdict() for change in self.changes],
+                "error": error,
+            }
+        )
+
+
+_UNREADABLE = ("invalid_json", "json_too_deep")
+
+
+def explain(body: bytes, endpoint: str, **options: Any) -> Explanation:
+    """Filters *body* as ``filter_body`` would with *options*, and tells the outcome instead of raising."""
+    try:
+        after, changes = filter_body(body, endpoint, **options)
+    except MistralFilterError as error:
+        return Explanation(endpoint, body, None, (), error)
+    return Explanation(endpoint, body.removeprefix(b"\xef\xbb\xbf"), after, changes, None)
