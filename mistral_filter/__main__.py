@@ -47,13 +47,18 @@ def _readable(explanation: Explanation) -> str:
     if not explanation.changes:
         return "Nothing to change: Mistral accepts every field.\n"
     rows = [
-        (change.action, change.path + (f" -> {change.to}" if change.to else ""), change.loss, change.reason)
+        (change.action, _printable(change.path + (f" -> {change.to}" if change.to else "")), change.loss, change.reason)
         for change in explanation.changes
     ]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows]
     body = (explanation.after or b"").decode()
     return "\n".join([*lines, "", body, ""])
+
+
+def _printable(name: str) -> str:
+    """*name* without what could steer a terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 if __name__ == "__main__":

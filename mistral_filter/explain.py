@@ -43,8 +43,9 @@ _UNREADABLE = ("invalid_json", "json_too_deep")
 
 def explain(body: bytes, endpoint: str, **options: Any) -> Explanation:
     """Filters *body* as ``filter_body`` would with *options*, and tells the outcome instead of raising."""
+    body = body.removeprefix(b"\xef\xbb\xbf")
     try:
         after, changes = filter_body(body, endpoint, **options)
     except MistralFilterError as error:
         return Explanation(endpoint, body, None, (), error)
-    return Explanation(endpoint, body.removeprefix(b"\xef\xbb\xbf"), after, changes, None)
+    return Explanation(endpoint, body, after, changes, None)

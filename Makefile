@@ -1,0 +1,40 @@
+# Two commands: `make run` serves, `make test` checks. Both lay what they need into .venv (Python 3.10 or newer).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+HOST ?= 127.0.0.1
+PORT ?= 8000
+SANDBOX_PORT ?= 8001
+
+.PHONY: run test drift clean
+
+run: $(VENV)/.runs
+	@trap 'kill $$sandbox 2>/dev/null' EXIT; trap 'exit 0' INT TERM; \
+	$(BIN)/python -m mistral_filter.sandbox --port $(SANDBOX_PORT) & sandbox=$$!; \
+	echo "mistral-filter on http://$(HOST):$(PORT)   /v1 -> Mistral   /sandbox/v1 -> the stand-in"; \
+	MISTRAL_FILTER_UPSTREAMS="sandbox=http://127.0.0.1:$(SANDBOX_PORT) $$MISTRAL_FILTER_UPSTREAMS" \
+	$(BIN)/gunicorn app:app --bind $(HOST):$(PORT)
+
+test: $(VENV)/.tests
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+# Compares the tables with the newest SDK of Mistral's, in an environment of its own; exit status 1 on a difference.
+drift:
+	@test -d $(VENV)-drift || $(PYTHON) -m venv $(VENV)-drift
+	@$(VENV)-drift/bin/pip install --quiet --upgrade mistralai msgspec
+	@PYTHONPATH=. $(VENV)-drift/bin/python tests/drift.py
+
+clean:
+	rm -rf $(VENV) $(VENV)-drift
+
+$(VENV)/.runs: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12 …")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.tests: $(VENV)/.runs pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e '.[test]'
+	@touch $@
