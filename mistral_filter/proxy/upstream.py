@@ -39,6 +39,7 @@ _POOL = 1000
 
 _MAX_INTERIM = 20
 _QUERY_SAFE = "!$&'()*+,;=:@/?%-._~[]"
+_BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
@@ -120,7 +121,10 @@ class Upstream:
         *path* is canonical (``paths.locate``), *query* as it came, *headers* are allowed and valid, *length* is the number of
         bytes of a *body* that is an iterator (None: chunked). Raises UpstreamError, or what the body's iterator raises.
         """
-        url = self.base + path + ("?" + quote(query, safe=_QUERY_SAFE, encoding="latin-1") if query else "")
+        if query:
+            # one bare % would make urllib3 escape the others too
+            query = "?" + _BARE_PERCENT.sub("%25", quote(query, safe=_QUERY_SAFE, encoding="latin-1"))
+        url = self.base + path + query
         parts = urlsplit(url)
         if parts.netloc != self._netloc or not parts.path.endswith(path) or parts.fragment:
             raise BadRequest("The path cannot be forwarded.", code="bad_path")
@@ -240,15 +244,42 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 # ------------------------------------------------------------------------------------------- connections that can be shared
 
 
+class _Lines:
+    """A reader that remembers the last line read from it."""
+
+    def __init__(self, fp: Any) -> None:
+        self._fp = fp
+        self.last = b""
+
+    def readline(self, *limit: int) -> bytes:
+        self.last = self._fp.readline(*limit)
+        return self.last
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._fp, name)
+
+
 class _Response(http.client.HTTPResponse):
-    """Reads on until the answer is final, and spoils the connection if more came than one answer.
+    """Reads on until the answer is final and its head whole, and spoils the connection if more came than one answer.
 
     The standard library takes any 1xx but 100 for the answer itself, and the next caller on the connection gets the real one.
+    It takes a head that was cut between two lines for a whole one, too.
     """
 
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         self._sock = sock
+
+    def begin(self) -> None:
+        reader = self.fp
+        self.fp = lines = _Lines(reader)  # type: ignore[assignment]
+        try:
+            super().begin()
+        finally:
+            if self.fp is lines:  # type: ignore[comparison-overlap]
+                self.fp = reader
+        if lines.last not in (b"\r\n", b"\n"):
+            raise http.client.HTTPException("the head was cut")
 
     def _read_status(self) -> tuple[str, int, str]:
         for _ in range(_MAX_INTERIM):
