@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 from mistral_filter.changes import HEADER
 from mistral_filter.errors import MistralFilterError
 from mistral_filter.flask import FilterRefusal, init_app
+from mistral_filter.proxy.exchange import Exchange, Limits
 from mistral_filter.proxy.settings import Settings, from_environment
 from mistral_filter.proxy.upstream import Upstream
 from mistral_filter.proxy.view import METHODS, create_blueprint, error_response
@@ -39,6 +40,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     _log_to_stderr(settings.log_level)
     app = Flask("mistral_filter", static_folder=None)
     app.url_map.merge_slashes = False  # a redirected POST loses its body or its key
+    settings.check()
     connect = partial(
         Upstream,
         connect_timeout=settings.connect_timeout,
@@ -47,6 +49,14 @@ def create_app(settings: Settings | None = None) -> Flask:
         ca_bundle=settings.ca_bundle,
     )
     bases = {"": settings.upstream, **settings.upstreams}
+    keys = {"": settings.api_key, **settings.api_keys}
+    limits = Limits(
+        concurrency=settings.concurrency,
+        total=settings.total_timeout,
+        send=settings.send_timeout,
+        body=settings.body_timeout,
+        heartbeat=settings.heartbeat,
+    )
     filter_options = {
         "fields": settings.fields,
         "allow": settings.allow,
@@ -57,8 +67,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     }
     app.register_blueprint(
         create_blueprint(
-            {name: connect(base) for name, base in bases.items()},
-            learn=settings.learn,
+            {name: connect(base, key=keys.get(name)) for name, base in bases.items()},
+            exchange=Exchange(learn=settings.learn, reasoning=settings.reasoning, limits=limits, tokens=settings.tokens),
             max_body=settings.max_body,
             filter_options=filter_options,
         )
@@ -76,7 +86,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         automatic_options=False,
     )
     prefixes = ["/" + name if name else "" for name in bases]
-    return init_app(app, max_body=settings.max_body, prefixes=prefixes, **filter_options)
+    return init_app(app, max_body=settings.max_body, body_timeout=settings.body_timeout, prefixes=prefixes, **filter_options)
 
 
 def _preflight() -> Response | None:

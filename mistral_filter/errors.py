@@ -8,9 +8,12 @@ MistralFilterError
 ├── Unauthorized                401
 ├── NotFound                    404
 ├── MethodNotAllowed            405
+├── BodyTimeout                 408
 ├── BodyTooLarge                413
 ├── UnsupportedEncoding         415
-└── UpstreamError               502, 503 or 504; ``code`` says what happened
+├── ClientGone                  499, for the log: nobody reads it
+├── Overloaded                  503
+└── UpstreamError               502 or 504; ``code`` says what happened
 
 The one shape: ``{"error": {"message": str, "type": str, "param": str | null, "code": str | null}}``. A message is written
 here or made of names; it never holds a key, a prompt, a query string or the text of another exception.
@@ -28,11 +31,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BadRequest",
+    "BodyTimeout",
     "BodyTooLarge",
+    "ClientGone",
     "InvalidJSON",
     "MethodNotAllowed",
     "MistralFilterError",
     "NotFound",
+    "Overloaded",
     "Refused",
     "TooDeep",
     "Unauthorized",
@@ -45,8 +51,10 @@ _REASONS = {
     401: "Unauthorized",
     404: "Not Found",
     405: "Method Not Allowed",
+    408: "Request Timeout",
     413: "Content Too Large",
     415: "Unsupported Media Type",
+    499: "Client Closed Request",
     500: "Internal Server Error",
     502: "Bad Gateway",
     503: "Service Unavailable",
@@ -136,6 +144,14 @@ class MethodNotAllowed(MistralFilterError):
         self.headers = (("Allow", allow),)
 
 
+class BodyTimeout(MistralFilterError):
+    """The body did not come in time."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "body_timeout"
+
+
 class BodyTooLarge(MistralFilterError):
     """The body is larger than the limit."""
 
@@ -150,6 +166,21 @@ class UnsupportedEncoding(MistralFilterError):
     status = 415
     type = "invalid_request_error"
     code = "unsupported_content_encoding"
+
+
+class ClientGone(MistralFilterError):
+    """The client closed the connection before it had its answer."""
+
+    status = 499
+    code = "client_gone"
+
+
+class Overloaded(MistralFilterError):
+    """More calls are under way than this worker takes."""
+
+    status = 503
+    code = "overloaded"
+    headers = (("Retry-After", "1"),)
 
 
 class UpstreamError(MistralFilterError):

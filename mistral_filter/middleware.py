@@ -21,9 +21,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mistral_filter.changes import HEADER, as_header
-from mistral_filter.errors import BadRequest, BodyTooLarge, MistralFilterError, NotFound, UnsupportedEncoding
+from mistral_filter.errors import BadRequest, BodyTimeout, BodyTooLarge, MistralFilterError, NotFound, UnsupportedEncoding
 from mistral_filter.filtering import filter_body
 from mistral_filter.paths import locate
+from mistral_filter.watch import Watch, watching
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -48,8 +49,9 @@ class MistralFilter:
     """Filters the bodies of POST requests to Mistral's endpoints on their way to *app*.
 
     The keyword arguments *fields*, *allow*, *drop*, *translate*, *bridge* and *strict* are those of ``filter_body``.
-    *max_body* is in bytes. *routes* names paths of the application's own, ``{"/my/chat": "chat"}``. *prefixes* are the
-    places below which Mistral's paths are looked for: ``("", "/ai")`` is the root and ``/ai``, ``()`` is *routes* only.
+    *max_body* is in bytes, *body_timeout* in seconds (it needs gunicorn's socket). *routes* names paths of the application's
+    own, ``{"/my/chat": "chat"}``. *prefixes* are the places below which Mistral's paths are looked for: ``("", "/ai")`` is the
+    root and ``/ai``, ``()`` is *routes* only.
 
     Raises KeyError for an unknown list or endpoint, ValueError for a prefix that is not ``""`` or ``/name``.
     """
@@ -65,12 +67,14 @@ class MistralFilter:
         bridge: bool = False,
         strict: bool = False,
         max_body: int = MAX_BODY,
+        body_timeout: float | None = None,  # the server in front may have one of its own
         routes: Mapping[str, str] | None = None,
         prefixes: Iterable[str] = ("",),
     ) -> None:
         self.app = app
         self._strict = strict
         self._max_body = max_body
+        self._body_timeout = body_timeout
         self._routes = dict(routes or {})
         self._prefixes = tuple(prefixes)
         self._filter = partial(
@@ -97,7 +101,7 @@ class MistralFilter:
             endpoint = target.endpoint
         strict = self._strict or environ.get("HTTP_MISTRAL_FILTER_STRICT", "").lower() == "on"
         try:
-            body, changes = self._filter(read_body(environ, self._max_body), endpoint, strict=strict)
+            body, changes = self._filter(read_body(environ, self._max_body, self._body_timeout), endpoint, strict=strict)
         except MistralFilterError as error:
             return self.refuse(error, environ, start_response)
         except Exception as error:  # a defect of ours: nothing unfiltered goes on, and the client gets an answer
@@ -129,11 +133,11 @@ def replace_body(environ: WSGIEnvironment, body: bytes) -> None:
     environ.pop("HTTP_TRANSFER_ENCODING", None)
 
 
-def read_body(environ: WSGIEnvironment, limit: int) -> bytes:
-    """The whole request body, at most *limit* bytes.
+def read_body(environ: WSGIEnvironment, limit: int, timeout: float | None = None) -> bytes:
+    """The whole request body, at most *limit* bytes, within *timeout* seconds where the server lets its socket be seen.
 
-    Raises BodyTooLarge, UnsupportedEncoding, or BadRequest for a body that ended before its declared length. A body that
-    is refused unread is read away first, within bounds: a client that still writes would never see the answer.
+    Raises BodyTooLarge, BodyTimeout, UnsupportedEncoding, or BadRequest for a body that ended before its declared length. A
+    body that is refused unread is read away first, within bounds: a client that still writes would never see the answer.
     """
     source = environ["wsgi.input"]
     length = environ.get("CONTENT_LENGTH") or ""
@@ -151,13 +155,20 @@ def read_body(environ: WSGIEnvironment, limit: int) -> bytes:
         wanted = limit + 1
     else:
         return b""
-    pieces, missing = [], wanted
-    try:
-        while missing and (piece := source.read(min(missing, _PIECE))):
-            pieces.append(piece)
-            missing -= len(piece)
-    except Exception:  # every server has exceptions of its own for a broken chunked body
-        raise BadRequest("The body could not be read: its framing is broken.", code="body_cut_short") from None
+    pieces, missing, broken = [], wanted, False
+    watch = Watch(None if timeout is None else environ.get("gunicorn.socket"))
+    watch.receiving_until = time.monotonic() + (timeout or 0)
+    with watching(watch):
+        try:
+            while missing and (piece := source.read(min(missing, _PIECE))):
+                pieces.append(piece)
+                missing -= len(piece)
+        except Exception:  # every server has exceptions of its own for a broken chunked body
+            broken = True
+    if watch.reason == "body_timeout":
+        raise BodyTimeout(f"The body did not come within {timeout:g} seconds.")
+    if broken:
+        raise BadRequest("The body could not be read: its framing is broken.", code="body_cut_short")
     if length and missing:
         raise BadRequest(f"The body was cut short: {wanted - missing} of {length} bytes came.", code="body_cut_short")
     if not length and not missing:

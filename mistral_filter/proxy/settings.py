@@ -43,11 +43,37 @@ class Settings:
     learn: bool = True
     max_body: int = MAX_BODY
     cors_origins: tuple[str, ...] = ("*",)
+    reasoning: str = "openai"
+    api_key: str | None = field(default=None, repr=False)
+    api_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
+    tokens: tuple[str, ...] = field(default=(), repr=False)
     connect_timeout: float = 10.0
     read_timeout: float = 600.0
+    total_timeout: float | None = None
+    send_timeout: float | None = 60.0
+    body_timeout: float | None = 120.0
+    heartbeat: float | None = None
+    concurrency: int | None = 1000
     proxy: str | None = None
     ca_bundle: str | None = None
     log_level: str = "INFO"
+    log_format: str = "text"
+    metrics: bool = False
+
+    def check(self) -> None:
+        """Raises SettingError for settings that do not go together."""
+        if (self.api_key or self.api_keys) and not self.tokens:
+            raise SettingError(
+                "MISTRAL_FILTER_TOKENS: with MISTRAL_FILTER_API_KEY alone anybody could spend that key; "
+                "set the tokens that callers show"
+            )
+        if self.tokens and not (self.api_key or self.api_keys):
+            raise SettingError("MISTRAL_FILTER_API_KEY: tokens are for a key that the server holds, and there is none")
+        if self.tokens and "*" in self.cors_origins:
+            raise SettingError("MISTRAL_FILTER_CORS_ORIGINS: with a key that the server holds, name the origins that may use it")
+        unknown = sorted(set(self.api_keys) - set(self.upstreams))
+        if unknown:
+            raise SettingError(f"MISTRAL_FILTER_API_KEYS: there is no upstream named {unknown[0]}")
 
 
 class Setting(NamedTuple):
@@ -118,6 +144,35 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _seconds_or_off(text: str) -> float | None:
+    return None if text.lower() in ("off", "0") else _seconds(text)
+
+
+def _count_or_off(text: str) -> int | None:
+    if text.lower() == "off":
+        return None
+    if not re.fullmatch(r"[1-9]\d{0,6}", text):
+        raise ValueError("write a whole number above 0, or off")
+    return int(text)
+
+
+def _secret(text: str) -> str:
+    if not re.fullmatch(r"[\x21-\x2b\x2d-\x7e]{8,}", text):
+        raise ValueError("write 8 or more printable ASCII characters, without spaces and commas (one key, not several)")
+    return text
+
+
+def _named_secrets(text: str) -> dict[str, str]:
+    pairs = [item.partition("=") for item in text.split()]
+    if len({name for name, _, _ in pairs}) != len(pairs):
+        raise ValueError("write one key for each upstream")
+    return {name: _secret(value) for name, _, value in pairs}
+
+
+def _secrets(text: str) -> tuple[str, ...]:
+    return tuple(_secret(token) for token in text.replace(",", " ").split())
+
+
 def _origins(text: str) -> tuple[str, ...]:
     origins = tuple(text.replace(",", " ").split())
     if origins == ("*",):
@@ -160,11 +215,22 @@ SETTINGS = (
     Setting("learn", _switch),
     Setting("max_body", _bytes),
     Setting("cors_origins", _origins),
+    Setting("reasoning", _one_of("openai", "mistral")),
+    Setting("api_key", _secret),
+    Setting("api_keys", _named_secrets),
+    Setting("tokens", _secrets),
     Setting("connect_timeout", _seconds),
     Setting("read_timeout", _seconds),
+    Setting("total_timeout", _seconds_or_off),
+    Setting("send_timeout", _seconds_or_off),
+    Setting("body_timeout", _seconds_or_off),
+    Setting("heartbeat", _seconds_or_off),
+    Setting("concurrency", _count_or_off),
     Setting("proxy", _proxy),
     Setting("ca_bundle", _file),
     Setting("log_level", _level),
+    Setting("log_format", _one_of("text", "json")),
+    Setting("metrics", _switch),
 )
 
 
@@ -186,4 +252,6 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
     for name in sorted(environ):
         if name.startswith(_PREFIX) and name not in known:
             logging.getLogger("mistral_filter").warning("%s is not a setting of this version: ignored", name)
-    return Settings(**values)
+    settings = Settings(**values)
+    settings.check()
+    return settings

@@ -14,6 +14,7 @@ import http.client
 import os
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from http.cookiejar import DefaultCookiePolicy
@@ -24,8 +25,10 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
+from urllib3.util.wait import wait_for_read
 
-from mistral_filter.errors import BadRequest, UpstreamError
+from mistral_filter.errors import BadRequest, BodyTimeout, ClientGone, UpstreamError
+from mistral_filter.watch import Watch
 
 __all__ = ["Reply", "RequestBody", "Upstream"]
 
@@ -64,26 +67,50 @@ class Reply(NamedTuple):
     raw: urllib3.BaseHTTPResponse
     length: int | None
     """The declared number of body bytes."""
+    watch: Watch
+    silence: float
+    """Seconds of silence after which the body counts as broken."""
 
-    def chunks(self, size: int = 65536) -> Iterator[bytes]:
+    def chunks(self, size: int = 65536, *, heartbeat: float | None = None) -> Iterator[bytes]:
         """The body as it arrives, at most *size* bytes a piece, content-encoding untouched.
 
-        Raises UpstreamError when it breaks or ends early. The connection goes back to the pool after the last byte, and is
-        closed when the caller stops before that.
+        With *heartbeat*, an empty piece after each so many seconds of silence. Raises UpstreamError when the body breaks or
+        ends early, ClientGone when the client left meanwhile. The connection goes back to the pool after the last byte, and
+        is closed when the caller stops before that.
         """
         received, whole = 0, False
         try:
-            while piece := self.raw.read1(size, decode_content=False):
+            while True:
+                if heartbeat is not None:
+                    yield from self._beats(heartbeat)
+                piece = self.raw.read1(size, decode_content=False)
+                if not piece:
+                    break
                 received += len(piece)
                 yield piece
+            _raise_reason(self.watch)  # a connection that was shut down looks like one that ended
             if self.length is not None and received != self.length:
                 raise UpstreamError(502, "upstream_cut", "The answer from upstream was cut short.")
             whole = True
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
+            _raise_reason(self.watch)
             raise _broken_body(error) from None
         finally:
             if not whole:
                 self.raw.close()
+
+    def _beats(self, seconds: float) -> Iterator[bytes]:
+        """Empty pieces until there is something to read. It waits without reading: a read that timed out cannot go on."""
+        response = self.raw._original_response  # type: ignore[attr-defined]
+        waited = 0.0
+        while not response.has_bytes():
+            step = min(seconds, self.silence - waited)
+            if wait_for_read(response.sock, timeout=step):
+                return
+            waited += step
+            if waited >= self.silence:
+                raise UpstreamError(504, "upstream_timeout", "The upstream fell silent in the middle of its answer.")
+            yield b""
 
     def close(self) -> None:
         """Gives the answer up."""
@@ -94,7 +121,8 @@ class Upstream:
     """Where requests go.
 
     *base* is ``https://host[:port]``, *connect_timeout* and *read_timeout* are seconds (the second is the longest silence
-    between two bytes), *proxy* the URL of an HTTP proxy, *ca_bundle* the path of a file with trusted certificates.
+    between two bytes), *proxy* the URL of an HTTP proxy, *ca_bundle* the path of a file with trusted certificates, *key* this
+    server's own key for it, where it has one.
     """
 
     def __init__(
@@ -105,8 +133,10 @@ class Upstream:
         read_timeout: float = 600.0,
         proxy: str | None = None,
         ca_bundle: str | None = None,
+        key: str | None = None,
     ) -> None:
         self.base = base.rstrip("/")
+        self.key = key
         self._netloc = urlsplit(self.base).netloc
         self._timeout = (connect_timeout, read_timeout)
         self._proxies = {"http": proxy, "https": proxy} if proxy else {}
@@ -114,12 +144,20 @@ class Upstream:
         self._session: tuple[int, requests.Session] | None = None
 
     def send(
-        self, method: str, path: str, query: str, headers: Iterable[tuple[str, str]], body: RequestBody, length: int | None = None
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: Iterable[tuple[str, str]],
+        body: RequestBody,
+        length: int | None = None,
+        watch: Watch | None = None,
     ) -> Reply:
         """Sends one request and returns the head of the answer.
 
         *path* is canonical (``paths.locate``), *query* as it came, *headers* are allowed and valid, *length* is the number of
-        bytes of a *body* that is an iterator (None: chunked). Raises UpstreamError, or what the body's iterator raises.
+        bytes of a *body* that is an iterator (None: chunked), *watch* tells when to give up. Raises UpstreamError, ClientGone,
+        or what the body's iterator raises.
         """
         if query:
             # one bare % would make urllib3 escape the others too
@@ -137,14 +175,19 @@ class Upstream:
             length = len(body)
         if length is not None:
             request.headers["Content-Length"] = str(length)
+        watch = watch or Watch(None)
+        _waiting.watch = watch
         try:
             response = self._own_session().send(
                 request, stream=True, timeout=self._timeout, verify=self._verify, proxies=self._proxies, allow_redirects=False
             )
         except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, UnicodeError) as error:
+            _raise_reason(watch)
             raise _failed(error) from None
+        finally:
+            _waiting.watch = None
         try:
-            return _checked(response.raw, method)
+            return _checked(response.raw, method, watch, self._timeout[1])
         except UpstreamError:
             response.raw.close()
             raise
@@ -165,7 +208,7 @@ class Upstream:
 # -------------------------------------------------------------------------------------------------- answers worth trusting
 
 
-def _checked(raw: Any, method: str) -> Reply:
+def _checked(raw: Any, method: str, watch: Watch, silence: float) -> Reply:
     """The head of *raw*, or UpstreamError where it cannot be passed on safely."""
     status = raw.status
     if 300 <= status < 400 and status != 304:
@@ -188,7 +231,7 @@ def _checked(raw: Any, method: str) -> Reply:
             headers.append((name, value))
     reason = raw.reason if raw.reason and _FIELD_VALUE.fullmatch(raw.reason) else http.client.responses.get(status, "Unknown")
     bodiless = method == "HEAD" or status in (204, 304)
-    return Reply(status, reason, headers, raw, int(lengths[0]) if lengths and not bodiless else None)
+    return Reply(status, reason, headers, raw, int(lengths[0]) if lengths and not bodiless else None, watch, silence)
 
 
 def _misread(raw: Any) -> bool:
@@ -200,6 +243,16 @@ def _misread(raw: Any) -> bool:
 
 def _protocol() -> UpstreamError:
     return UpstreamError(502, "upstream_protocol", "The upstream's answer is not valid HTTP.")
+
+
+def _raise_reason(watch: Watch) -> None:
+    """Raises the error for which the connection was given up on purpose, if it was."""
+    if watch.reason == "total_timeout":
+        raise UpstreamError(504, "upstream_deadline", "The upstream did not finish its answer in time.")
+    if watch.reason == "body_timeout":
+        raise BodyTimeout("The body fell silent for too long.")
+    if watch.reason is not None:
+        raise ClientGone("The client closed the connection.", code=watch.reason)
 
 
 def _failed(error: BaseException) -> UpstreamError:
@@ -268,7 +321,7 @@ class _Response(http.client.HTTPResponse):
 
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        self._sock = sock
+        self.sock = sock
 
     def begin(self) -> None:
         reader = self.fp
@@ -290,27 +343,49 @@ class _Response(http.client.HTTPResponse):
         raise http.client.HTTPException("too many interim answers")
 
     def _close_conn(self) -> None:
-        if self.fp is not None and not self.will_close and self._left_over():
+        if self.fp is not None and not self.will_close and self.has_bytes():
             with contextlib.suppress(OSError):
-                self._sock.shutdown(socket.SHUT_RDWR)  # is_connected will say so, and the pool opens another
+                self.sock.shutdown(socket.SHUT_RDWR)  # is_connected will say so, and the pool opens another
         super()._close_conn()  # type: ignore[misc]
 
-    def _left_over(self) -> bool:
+    def has_bytes(self) -> bool:
+        """Whether bytes are there to be read at once, in a buffer or in the socket. True when there is nothing to wait for."""
+        if self.fp is None:
+            return True
         try:
-            timeout = self._sock.gettimeout()
-            self._sock.settimeout(0)
+            timeout = self.sock.gettimeout()
+            self.sock.settimeout(0)
             try:
                 return bool(self.fp.peek(1))
             finally:
-                self._sock.settimeout(timeout)
+                self.sock.settimeout(timeout)
         except (OSError, ValueError):  # nothing there yet, or the socket is closed already
             return False
 
 
-class _Idle:
-    """Mixed into urllib3's connections: one that has been idle for long counts as closed."""
+_waiting = threading.local()
+"""``watch``: the Watch of the request that this thread (or greenlet) is sending."""
+
+
+class _Shared:
+    """Mixed into urllib3's connections: one that has been idle for long counts as closed; one in use is watched."""
 
     idle_since: float | None = None
+    watch: Watch | None = None
+    sock: Any
+
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]
+        self._attach()
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        self._attach()
+        super().request(*args, **kwargs)  # type: ignore[misc]
+
+    def _attach(self) -> None:
+        self.watch = getattr(_waiting, "watch", None)
+        if self.watch is not None and self.sock is not None:
+            self.watch.attach(self.sock)
 
     @property
     def is_connected(self) -> bool:
@@ -319,28 +394,31 @@ class _Idle:
         return bool(super().is_connected)  # type: ignore[misc]
 
 
-class _HTTPConnection(_Idle, urllib3.connection.HTTPConnection):
+class _HTTPConnection(_Shared, urllib3.connection.HTTPConnection):
     response_class = _Response
 
 
-class _HTTPSConnection(_Idle, urllib3.connection.HTTPSConnection):
+class _HTTPSConnection(_Shared, urllib3.connection.HTTPSConnection):
     response_class = _Response
 
 
-class _Stamped:
-    """Mixed into urllib3's pools: notes when a connection came back."""
+class _Returning:
+    """Mixed into urllib3's pools: a connection that comes back is no longer its last request's."""
 
     def _put_conn(self, conn: Any) -> None:
         if conn is not None:
             conn.idle_since = time.monotonic()
+            if conn.watch is not None:
+                conn.watch.detach()
+                conn.watch = None
         super()._put_conn(conn)  # type: ignore[misc]
 
 
-class _HTTPPool(_Stamped, urllib3.HTTPConnectionPool):
+class _HTTPPool(_Returning, urllib3.HTTPConnectionPool):
     ConnectionCls = _HTTPConnection
 
 
-class _HTTPSPool(_Stamped, urllib3.HTTPSConnectionPool):
+class _HTTPSPool(_Returning, urllib3.HTTPSConnectionPool):
     ConnectionCls = _HTTPSConnection
 
 

@@ -14,9 +14,8 @@ from mistral_filter.explain import explain
 from mistral_filter.fields import ENDPOINTS
 from mistral_filter.middleware import MAX_BODY, read_body
 from mistral_filter.paths import PATHS, Target, locate
-from mistral_filter.proxy.exchange import exchange
+from mistral_filter.proxy.exchange import Exchange
 from mistral_filter.proxy.upstream import Upstream
-from mistral_filter.refusals import Learned
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -38,20 +37,19 @@ MISSING = {
 def create_blueprint(
     upstreams: Mapping[str, Upstream],
     *,
-    learn: bool = True,
+    exchange: Exchange | None = None,
     max_body: int = MAX_BODY,
     filter_options: Mapping[str, Any] | None = None,
 ) -> Blueprint:
     """A blueprint that forwards ``/v1/…`` to ``upstreams[""]`` and ``/NAME/v1/…`` to ``upstreams[NAME]``.
 
-    *learn*: when Mistral refuses extra fields only, drop them, send once more, and remember. *max_body* (bytes) and
-    *filter_options* (those of ``filter_body``) are for ``/explain/<endpoint>``. Put ``MistralFilter`` (or ``init_app``) with
-    ``prefixes=("", "/NAME", …)`` in front of it, and set ``app.url_map.merge_slashes = False``: a redirected POST loses its
-    body.
+    *exchange* holds how requests are sent. *max_body* (bytes) and *filter_options* (those of ``filter_body``) are for
+    ``/explain/<endpoint>``. Put ``MistralFilter`` (or ``init_app``) with ``prefixes=("", "/NAME", …)`` in front of it, and set
+    ``app.url_map.merge_slashes = False``: a redirected POST loses its body.
     """
     blueprint = Blueprint("mistral_filter", __name__)
     prefixes = tuple("/" + name if name else "" for name in upstreams)
-    learned = Learned() if learn else None
+    send = exchange or Exchange()
 
     @blueprint.route("/<path:path>", methods=METHODS)
     def forward(path: str) -> Response:
@@ -59,7 +57,7 @@ def create_blueprint(
         if target.path == "/v1":
             models = f"{target.prefix}/v1/models"
             return _json({"object": "proxy", "name": "mistral-filter", "version": __version__, "models": models})
-        return exchange(upstreams[target.prefix[1:]], target, request.environ, learned)
+        return send(upstreams[target.prefix[1:]], target, request.environ)
 
     @blueprint.route("/explain/<path:endpoint>", methods=["POST"])
     def explain_body(endpoint: str) -> Response:

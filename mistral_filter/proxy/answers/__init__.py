@@ -1,0 +1,95 @@
+"""Mistral → OpenAI: what a client of OpenAI's API is shown of an upstream's answer.
+
+Pure functions on bytes. ``plan`` decides from the request alone what an answer to it could need; ``Plan.whole`` and
+``Plan.events`` do it; ``error_answer`` is for every status of 400 or more. An answer that needs nothing is the same bytes.
+
+=============== ==================================================================================
+``errors``      the ``error`` object beside what Mistral sent; where in the request a violation is
+``chat``        content lists, finish reasons, tool calls
+``embeddings``  numbers as base64
+``events``      server-sent events: cutting a stream into them and putting it together again
+``reading``     JSON of which only the visited levels are decoded
+=============== ==================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+from mistral_filter.proxy.answers.chat import Chunks, is_plain, of_whole
+from mistral_filter.proxy.answers.embeddings import asked_as_base64, with_base64
+from mistral_filter.proxy.answers.errors import error_answer, path_of
+from mistral_filter.proxy.answers.events import rewrite_events
+from mistral_filter.proxy.answers.reading import is_json, rewritten
+
+__all__ = ["Plan", "error_answer", "path_of", "plan"]
+
+NATIVE = ("mistral-client-python/", "mistral-client-typescript/", "mistral-client-js/", "ai-sdk/mistral/")
+"""How a word of the User-Agent begins in clients that read what Mistral sends, and would lose the reasoning otherwise.
+
+mistralai 0.4.2 and 3.7.0 (PyPI); @mistralai/mistralai 1.10.0 and 2.7.0, and 0.5.0 (npm; where a browser forbids that header, they
+send it as X-Mistral-User-Agent); @ai-sdk/mistral 3.0.69 (npm), which is not Mistral's but knows the list only."""
+
+_COMPLETIONS = frozenset({"chat", "agents", "fim"})
+
+
+class Plan(NamedTuple):
+    """What an answer could need."""
+
+    completions: bool = False
+    """The answer is a completion, whole or as a stream."""
+    lists: bool = False
+    """Content lists in it become strings."""
+    base64: bool = False
+    """The answer is embeddings, and base64 was asked for."""
+
+    @property
+    def rewrites_answer(self) -> bool:
+        """Whether a JSON answer may be rewritten: its bytes are wanted whole and without a content-encoding."""
+        return self.completions or self.base64
+
+    @property
+    def rewrites_stream(self) -> bool:
+        """Whether a stream may be rewritten: its bytes are wanted without a content-encoding.
+
+        Any chat stream may: whatever the request says, it can end with ``model_length`` or ``error``. So each of its events is
+        tried on ``chat.is_plain``, a third of a microsecond.
+        """
+        return self.completions
+
+    def whole(self, status: int, content_type: str, body: bytes) -> bytes:
+        """The *body* of a complete answer as the client is to see it; the same object where nothing has to change.
+
+        Only JSON with a status of 2xx is looked at (``error_answer`` is for the rest). Raises UpstreamError (502,
+        ``upstream_finish_error``) when the model's answer says that it failed.
+        """
+        if not self.rewrites_answer or not 200 <= status < 300 or not is_json(content_type):
+            return body
+        if self.base64:
+            texts = rewritten(body, with_base64)
+        else:
+            texts = None if is_plain(body) else rewritten(body, partial(of_whole, lists=self.lists))
+        return texts[0] if texts else body
+
+    def events(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """The event stream *chunks* as the client is to see it; see ``events`` for how it is cut and what stays as it came."""
+        if not self.rewrites_stream:
+            return chunks
+        stream = Chunks(self.lists)
+        return rewrite_events(chunks, is_plain, lambda data: rewritten(data, stream.rewrite))
+
+
+def plan(endpoint: str | None, request_body: bytes | None, user_agent: str, reasoning: str = "openai") -> Plan:
+    """What the answer to a request could need.
+
+    *endpoint* is a key of ``paths.PATHS`` or None, *request_body* as it goes upstream. *reasoning* is ``"openai"`` (content is a
+    string, reasoning in ``reasoning_content``) or ``"mistral"`` (content lists stay). Clients named in NATIVE get what Mistral
+    sends, whatever *reasoning* says.
+    """
+    if any(word.startswith(NATIVE) for word in user_agent.lower().split()):
+        return Plan()
+    if endpoint in _COMPLETIONS:
+        return Plan(completions=True, lists=reasoning == "openai")
+    return Plan(base64=endpoint == "embeddings" and asked_as_base64(request_body))

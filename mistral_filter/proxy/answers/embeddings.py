@@ -1,0 +1,55 @@
+"""Embeddings: lists of numbers become base64 where that was asked for.
+
+OpenAI's SDK for JavaScript asks by default (openai 4.91 and later) and decodes whatever comes; from the list of numbers that
+Mistral answers (``EmbeddingResponseData`` in mistralai 3.7.0) it makes zeros. Base64 here is OpenAI's: of little-endian float32.
+"""
+
+from __future__ import annotations
+
+import binascii
+import sys
+from array import array
+from collections.abc import Iterator
+
+import msgspec
+
+from mistral_filter.proxy.answers.reading import each
+from mistral_filter.rawjson import Node, first_byte
+
+__all__ = ["asked_as_base64", "with_base64"]
+
+_numbers = msgspec.json.Decoder(list[float]).decode
+
+
+class _Request(msgspec.Struct):
+    encoding_format: msgspec.Raw = msgspec.Raw(b"null")
+
+
+def asked_as_base64(request_body: bytes | None) -> bool:
+    """Whether the body of a request for embeddings asks for base64."""
+    if not request_body or b"base64" not in request_body:
+        return False
+    try:
+        return bytes(msgspec.json.decode(request_body, type=_Request).encoding_format) == b'"base64"'
+    except (msgspec.DecodeError, RecursionError):
+        return False
+
+
+def with_base64(node: Node) -> Iterator[Node]:
+    """The answer *node* with every embedding as base64; nothing where all are strings already."""
+    if each(node, "data", _encode):
+        yield node
+
+
+def _encode(_: int, item: Node) -> bool:
+    vector = item.get("embedding")
+    if not isinstance(vector, msgspec.Raw) or first_byte(vector) != ord("["):
+        return False
+    try:
+        floats = array("f", _numbers(vector))
+    except (msgspec.ValidationError, OverflowError):  # not numbers, or too large for this format: the list says more
+        return False
+    if sys.byteorder == "big":
+        floats.byteswap()
+    item["embedding"] = binascii.b2a_base64(floats, newline=False).decode()
+    return True

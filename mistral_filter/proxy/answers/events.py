@@ -1,0 +1,99 @@
+"""A stream of server-sent events, whose data may be rewritten.
+
+An event ends with an empty line; lines end with LF, CRLF or CR and with nothing else (WHATWG HTML, 9.2.6: U+2028 and U+0085 may
+be raw in a string). The network cuts anywhere, so only whole events are looked at, and none is held back when it is whole. An
+empty line's LF that comes after its CR has gone out already is an empty line of its own, which means nothing to a client.
+
+Bytes go out as they came: every event in which nothing is rewritten, in a rewritten one all but the data, events of more than
+MAX_EVENT bytes, and what is left over when the stream ends within an event.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+__all__ = ["MAX_EVENT", "rewrite_events"]
+
+MAX_EVENT = 1024 * 1024
+"""Bytes without the empty line. What is larger is not held."""
+
+_EMPTY = re.compile(rb"\r\n?|\n")
+_END = re.compile(rb"(\r\n|\n|\r(?!\n))(\r\n?|\n)")
+_LAST = re.compile(rb"(\r\n|\n|\r)(\r\n?|\n)\Z")
+_LONGEST_END = 4
+_DATA = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|(?<=[\r\n]))(data: ?([^\r\n]*)(?:\r\n|[\r\n]))")
+
+
+def rewrite_events(
+    chunks: Iterable[bytes], plain: Callable[[bytes], bool], rewrite: Callable[[bytes], list[bytes] | None]
+) -> Iterator[bytes]:
+    """*chunks* with the data of its events rewritten.
+
+    *plain* says of a JSON text, cheaply, that nothing in it has to be rewritten; false may mean anything. *rewrite* returns the
+    data of the events that take the place of one event; none, or None, where it stays. An exception from *chunks* passes
+    through: what was whole has gone out by then, what was not never does, so that an event of ours can follow.
+    """
+    held = bytearray()  # the beginning of an event
+    sent = 0  # bytes of it that are out already: it is too large
+    for piece in chunks:
+        # Nearly always a piece is one event. That it is no more than one is proved by its being JSON.
+        if not held and piece.startswith(b"data:") and piece.endswith(b"\n\n") and plain(piece[5:]):
+            yield piece
+            continue
+        searched = max(0, len(held) + 1 - _LONGEST_END)
+        held += piece
+        out = []
+        done = 0
+        while end := _end(held, done, max(done, searched), sent):
+            event = bytes(held[done:end])
+            out.append(event[sent:] if sent or _size(event) > MAX_EVENT else _rewritten(event, plain, rewrite))
+            done, sent = end, 0
+        del held[:done]
+        if len(held) > MAX_EVENT and (sent or _size(held) > MAX_EVENT):
+            out.append(bytes(held[sent:]))
+            del held[: 1 - _LONGEST_END]
+            sent = len(held)
+        if out:
+            yield b"".join(out)
+    if held[sent:]:
+        yield bytes(held[sent:])
+
+
+def _end(held: bytearray, start: int, searched: int, sent: int) -> int:
+    """Where the event ends that begins at *start*; 0: not yet."""
+    match = (None if sent else _EMPTY.match(held, start)) or _END.search(held, searched)
+    return match.end() if match else 0
+
+
+def _size(event: bytes | bytearray) -> int:
+    return len(event.rstrip(b"\r\n"))
+
+
+def _rewritten(event: bytes, plain: Callable[[bytes], bool], rewrite: Callable[[bytes], list[bytes] | None]) -> bytes:
+    if event.startswith(b"data:") and plain(event[5:]):
+        return event
+    lines = list(_DATA.finditer(event))
+    if not lines:
+        return event
+    new = rewrite(b"\n".join(line[2] for line in lines))
+    if not new:
+        return event
+    kept = bytearray()
+    position = 0
+    for line in lines[:-1]:  # all data goes into the last of its lines
+        kept += event[position : line.start(1)]
+        position = line.end(1)
+    start, end = lines[-1].span(2)
+    kept += event[position:start] + new[0] + event[end:]
+    return b"".join(_followed_by(bytes(kept), new[1:]))
+
+
+def _followed_by(event: bytes, others: list[bytes]) -> Iterator[bytes]:
+    """*event* and after it others; the last empty line is the one that came, since a LF of it may be still to come."""
+    last = _LAST.search(event)
+    assert last is not None, "an event ends with an empty line"
+    yield event[: last.start(2)]
+    for data in others:
+        yield last[1] + b"data: " + data + last[1]
+    yield last[2]
