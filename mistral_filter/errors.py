@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 __all__ = [
+    "MAX_DEPTH",
     "BadRequest",
     "BodyTimeout",
     "BodyTooLarge",
@@ -45,6 +46,9 @@ __all__ = [
     "UnsupportedEncoding",
     "UpstreamError",
 ]
+
+MAX_DEPTH = 200
+"""Levels of nesting inside one value."""
 
 _REASONS = {
     400: "Bad Request",
@@ -105,9 +109,12 @@ class InvalidJSON(BadRequest):
 
 
 class TooDeep(InvalidJSON):
-    """The body nests too deep."""
+    """A value in the body nests deeper than MAX_DEPTH levels, the same number on every Python."""
 
     code = "json_too_deep"
+
+    def __init__(self, message: str = f"Invalid JSON: a value nests deeper than {MAX_DEPTH} levels.") -> None:
+        super().__init__(message)
 
 
 class Refused(BadRequest):

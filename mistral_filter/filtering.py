@@ -6,7 +6,7 @@ came in, and write back only what changed. Translations (``mistral_filter.dialec
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from msgspec.json import decode
 
 from mistral_filter import dialect
 from mistral_filter.changes import Action, Change, Loss
-from mistral_filter.errors import InvalidJSON, Refused
+from mistral_filter.errors import InvalidJSON, Refused, TooDeep
 from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, MESSAGES, NEUTRAL, WITHOUT_EFFECT, Array, Node, Object, Tagged, Value
 from mistral_filter.rawjson import (
     NULL,
@@ -25,8 +25,10 @@ from mistral_filter.rawjson import (
     check_depth,
     encode,
     first_byte,
+    may_be_deep,
     parse,
     repeated_keys,
+    repeated_keys_in_items,
     with_sent_bytes,
 )
 from mistral_filter.rawjson import Node as JSONObject
@@ -34,6 +36,7 @@ from mistral_filter.rawjson import Node as JSONObject
 __all__ = ["Filtered", "accepted_names", "filter_body"]
 
 _BOM = b"\xef\xbb\xbf"
+_REPEATED = "the key is repeated: the last one counts"
 
 
 class Filtered(NamedTuple):
@@ -64,7 +67,13 @@ def filter_body(
     or, in strict mode, would be lost; KeyError for an unknown *endpoint* or *fields*.
     """
     table = _table(endpoint, fields, tuple(allow), tuple(drop))
-    body = body.removeprefix(_BOM)
+    try:
+        return _filter(body.removeprefix(_BOM), endpoint, table, translate=translate, bridge=bridge, strict=strict)
+    except RecursionError:  # some interpreters give up before our own limit is seen
+        raise TooDeep from None
+
+
+def _filter(body: bytes, endpoint: str, table: Object, *, translate: bool, bridge: bool, strict: bool) -> Filtered:
     hidden = None
     try:
         top = parse(body)
@@ -76,11 +85,17 @@ def filter_body(
     changes: list[Change] = []
     sent = hidden.body if hidden else body
     for name in repeated_keys(sent.strip(), top):
-        changes.append(Change("drop", name, "the key is repeated: the last one counts", "none"))
+        changes.append(Change("drop", name, _REPEATED, "none"))
+    deep = may_be_deep(sent)
+    for name, value in top.items():
+        if (
+            deep and table.fields.get(name) is not MESSAGES
+        ):  # a long conversation is not deep: its messages are looked at one by one
+            _check_depth(value)
     if translate:
         dialect.translate_top(endpoint, top, table.fields, changes)
-    talk = dialect.conversation(endpoint, top, changes, bridge=bridge) if translate else None
-    _Judge(changes, talk).object(top, table, "")
+    converse = dialect.conversation(endpoint, top, changes, bridge=bridge) if translate else None
+    _Judge(changes, converse, deep=deep).object(top, table, "")
     if hidden:
         changes = [change._replace(path=hidden.restore_text(change.path)) for change in changes]
     if strict and (lost := [change.path for change in changes if change.loss == "lost"]):
@@ -124,9 +139,11 @@ def _tag(value: Any) -> str | None:
 class _Judge:
     """Walks one body along its table, drops what the API refuses and notes it."""
 
-    def __init__(self, changes: list[Change], talk: dialect.Conversation | None) -> None:
+    def __init__(self, changes: list[Change], converse: Callable[[], dialect.Conversation] | None, *, deep: bool) -> None:
+        """*converse* makes the translator of a conversation; None: nothing is translated. *deep*: depths are to be checked."""
         self._changes = changes
-        self._talk = talk
+        self._converse = converse
+        self._deep = deep
 
     def object(self, node: JSONObject, table: Object, path: str) -> None:
         """Judges a visited object in place."""
@@ -137,7 +154,7 @@ class _Judge:
             if known is None:
                 self._drop(node, name, value, here)
             elif value == NULL:
-                if self._talk and not isinstance(known, Tagged) and not known.null and name not in table.required:
+                if self._converse and not isinstance(known, Tagged) and not known.null and name not in table.required:
                     del node[name]
                     self._changes.append(Change("drop", here, "Mistral refuses null here", "none"))
             else:
@@ -149,8 +166,6 @@ class _Judge:
 
     def _drop(self, node: JSONObject, name: str, value: Any, path: str) -> None:
         del node[name]
-        if first_byte(value) in b"[{":
-            check_depth(value)
         loss: Loss = "none"
         if value == NULL:
             reason = "Mistral does not know the field, and null says nothing"
@@ -166,9 +181,7 @@ class _Judge:
         """*value* as it may stay: the same object where nothing changed, DROP where the field has to go."""
         kind = first_byte(value)
         if isinstance(known, Value):
-            if kind in b"[{":
-                check_depth(value)
-            elif self._talk and known[1:] != _FREE and (repair := dialect.repair_value(name, value, known)):
+            if self._converse and known[1:] != _FREE and (repair := dialect.repair_value(name, value, known)):
                 action: Action = "drop" if repair.value is dialect.DROP else "set"
                 self._changes.append(Change(action, path, repair.reason, repair.loss))
                 return repair.value
@@ -181,7 +194,6 @@ class _Judge:
             # a list where one object stands: its items are judged as that object (an image, an input, …)
             return self._items(value, known.items if isinstance(known, Array) else known, path)
         if isinstance(known, Array):
-            check_depth(value)
             return value
         node = value if isinstance(value, dict) else decode(value, type=dict[str, Raw])
         mark = len(self._changes)
@@ -189,16 +201,16 @@ class _Judge:
         self._one(node, known, path)
         return value if len(self._changes) == mark else node
 
-    def _items(self, value: Any, known: Node, path: str) -> Any:
+    def _items(self, value: Any, known: Node, path: str, *, inner: bool = False) -> Any:
         items = as_objects(value) or []
-        touched: set[int] = set()
+        touched = self._repeated_in_items(value, items, path)
         for index, item in enumerate(items):
             mark = len(self._changes)
             here = f"{path}[{index}]"
             if isinstance(item, dict):
                 self._one(item, known, here)
-            elif first_byte(item) == 0x5B:
-                items[index] = self._value(item, known, "", here)
+            elif first_byte(item) == 0x5B and not inner:
+                items[index] = self._items(item, known, here, inner=True)
             if len(self._changes) != mark:
                 touched.add(index)
         return with_sent_bytes(items, value, touched) if touched else value
@@ -215,32 +227,41 @@ class _Judge:
     def _repeated(self, sent: Any, node: JSONObject, path: str) -> None:
         if isinstance(sent, Raw):
             for name in repeated_keys(sent, node):
-                self._changes.append(Change("drop", f"{path}.{name}", "the key is repeated: the last one counts", "none"))
+                self._changes.append(Change("drop", f"{path}.{name}", _REPEATED, "none"))
 
-    def _messages(self, value: Any, path: str) -> Any:
+    def _repeated_in_items(self, sent: Any, items: list[Any], path: str) -> set[int]:
+        repeated = repeated_keys_in_items(sent, items)
+        for index, name in repeated:
+            self._changes.append(Change("drop", f"{path}[{index}].{name}", _REPEATED, "none"))
+        return {index for index, _ in repeated}
+
+    def _messages(self, value: Any, path: str, *, inner: bool = False) -> Any:
         messages = as_objects(value)
         if messages is None:
-            check_depth(value)
+            _check_depth(value)
             return value
         start = len(self._changes)
-        known, talk = MESSAGES.items, self._talk
-        touched: set[int] = set()
+        known, talk = MESSAGES.items, self._converse and self._converse()
+        touched = self._repeated_in_items(value, messages, path)
         for index, message in enumerate(messages):
             if type(message) is dict and len(message) == 2:
                 # most messages are a role and a text, and their cost is what a long conversation costs
                 role, content = message.get("role"), message.get("content")
                 if type(role) is Raw and type(content) is Raw and (plain := _PLAIN_ROLES.get(bytes(role))) is not None:
                     is_text = len(content) > 2 and memoryview(content)[0] == 0x22
-                    if is_text and (talk is None or talk.keep(index, plain)):
+                    if is_text and index not in touched and (talk is None or talk.keep(index, plain)):
                         continue
+            if self._deep:
+                for part in message.values() if isinstance(message, dict) else [message]:
+                    _check_depth(part)
             mark = len(self._changes)
             here = f"{path}[{index}]"
             if isinstance(message, dict):
                 if talk is not None:
                     talk.translate(message, index, here)
                 self._one(message, known, here)
-            elif first_byte(message) == 0x5B:
-                messages[index] = self._value(message, MESSAGES, "", here)
+            elif first_byte(message) == 0x5B and not inner:  # several conversations
+                message = messages[index] = self._messages(message, here, inner=True)
             if len(self._changes) != mark:
                 touched.add(index)
             if talk is not None:
@@ -252,6 +273,11 @@ class _Judge:
             return value
         originals = with_sent_bytes(messages, value, ())
         return [originals[p] if isinstance(p, int) else p.message for p in placed]
+
+
+def _check_depth(value: Any) -> None:
+    if first_byte(value) in b"[{":
+        check_depth(value)
 
 
 _FREE = Value()[1:]

@@ -14,10 +14,9 @@ from typing import Any
 
 import msgspec
 
-from mistral_filter.errors import BadRequest, InvalidJSON, TooDeep
+from mistral_filter.errors import MAX_DEPTH, BadRequest, InvalidJSON, TooDeep
 
 __all__ = [
-    "MAX_DEPTH",
     "NULL",
     "Node",
     "Surrogates",
@@ -29,15 +28,14 @@ __all__ = [
     "check_depth",
     "encode",
     "first_byte",
+    "may_be_deep",
     "parse",
     "repeated_keys",
+    "repeated_keys_in_items",
     "with_sent_bytes",
 ]
 
 Node = dict[str, Any]
-
-MAX_DEPTH = 200
-"""Levels of nesting inside one value. Interpreters give up at depths of their own; this is the same on all of them."""
 
 NULL = msgspec.Raw(b"null")
 
@@ -58,7 +56,7 @@ def parse(body: bytes) -> Node:
     try:
         return _object(body)
     except RecursionError:
-        raise _too_deep() from None
+        raise TooDeep from None
     except msgspec.ValidationError:
         check_depth(body)
         raise BadRequest('The body must be a JSON object, such as {"model": …, "messages": […]}.', code="not_an_object") from None
@@ -88,10 +86,23 @@ def _check_utf8(body: bytes) -> None:
 _NOT_BRACKETS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?|[^"\[\]{}]+', re.DOTALL)
 
 
+def may_be_deep(data: bytes) -> bool:
+    """Whether *data* has more brackets than MAX_DEPTH. Quick: most bodies have not, and most of their bytes are text."""
+    count = 0
+    for bracket in (b"[", b"{"):
+        at = data.find(bracket)
+        while at >= 0:
+            count += 1
+            if count > MAX_DEPTH:
+                return True
+            at = data.find(bracket, at + 1)
+    return False
+
+
 def check_depth(value: bytes | msgspec.Raw) -> None:
     """Raises TooDeep when *value*, which need not be valid JSON, nests deeper than MAX_DEPTH."""
     data = bytes(value)
-    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+    if not may_be_deep(data):
         return
     brackets = _NOT_BRACKETS.sub(b"", data)
     for _ in range(MAX_DEPTH):
@@ -101,13 +112,9 @@ def check_depth(value: bytes | msgspec.Raw) -> None:
         brackets = outer
     else:
         if brackets:
-            raise _too_deep()
+            raise TooDeep
     if brackets.count(b"[") + brackets.count(b"{") > MAX_DEPTH:
-        raise _too_deep()
-
-
-def _too_deep() -> TooDeep:
-    return TooDeep(f"Invalid JSON: a value nests deeper than {MAX_DEPTH} levels.")
+        raise TooDeep
 
 
 # ------------------------------------------------------------------------------------------------------- looking at a value
@@ -159,7 +166,13 @@ def as_text(value: object) -> str | None:
 def as_number(value: object) -> int | float | None:
     """*value* as a number; None: it is something else."""
     if isinstance(value, msgspec.Raw):
-        return _number(value) if first_byte(value) in b"-0123456789" else None
+        if first_byte(value) not in b"-0123456789":
+            return None
+        try:
+            number: int | float = _number(value)
+            return number
+        except msgspec.ValidationError:  # beyond every float: infinite is near enough to compare
+            return float(bytes(value))
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
@@ -169,15 +182,31 @@ def as_number(value: object) -> int | float | None:
 def repeated_keys(sent: bytes | msgspec.Raw, node: Node) -> list[str]:
     """The keys that stand more than once in an object *sent*, of which *node*, not edited yet, holds the last of each.
 
-    Two lengths settle it for the two ways in which nearly all JSON is written, without and with a space after comma and
-    colon; only other white space (or an escape in a key) needs the slow look.
+    Without white space the lengths settle it; else white space is taken out first. Only an escape in a key needs the slow look.
     """
     compact = 1 + sum(map(len, node.values())) + sum(map(len, node)) + 4 * len(node)  # "key":value, and one brace more
-    if len(sent) in (compact, compact + 2 * len(node) - 1) or len(node) == 0:
+    if len(sent) == compact or not node or _same_without_space(sent, node):
         return []
     pairs = json.JSONDecoder(object_pairs_hook=_Pairs, parse_int=str, parse_float=str).decode(bytes(sent).decode())
     names = [name for name, _ in pairs]
     return [name for name in dict.fromkeys(names) if names.count(name) > 1]
+
+
+def repeated_keys_in_items(sent: object, items: list[Any]) -> list[tuple[int, str]]:
+    """The same for the objects of a list *sent*, of which *items* are the visited ones: index and key."""
+    if not isinstance(sent, msgspec.Raw) or len(sent) == len(encode(items)) or _same_without_space(sent, items):
+        return []
+    originals = as_array(sent) or []
+    return [
+        (index, name)
+        for index, item in enumerate(items)
+        if isinstance(item, dict)
+        for name in repeated_keys(originals[index], item)
+    ]
+
+
+def _same_without_space(sent: bytes | msgspec.Raw, node: Any) -> bool:
+    return len(msgspec.json.format(bytes(sent), indent=-1)) == len(msgspec.json.format(encode(node), indent=-1))
 
 
 class _Pairs(list[tuple[str, Any]]):

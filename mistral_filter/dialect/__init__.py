@@ -7,6 +7,8 @@ Sources of the rules: recorded requests of OpenAI-style clients, OpenAI's API re
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from mistral_filter.changes import Change
@@ -39,7 +41,7 @@ def translate_top(endpoint: str, body: Node, accepted: Any, changes: list[Change
     request.stop(body, changes)
 
 
-def conversation(endpoint: str, body: Node, changes: list[Change], *, bridge: bool) -> Conversation:
-    """The rules for the messages of one request."""
+def conversation(endpoint: str, body: Node, changes: list[Change], *, bridge: bool) -> Callable[[], Conversation]:
+    """Makes the translator of a conversation in one request, which may hold several."""
     whole = endpoint in _CHAT_ENDPOINTS
-    return Conversation(changes, whole=whole, thinks=request.thinks(body), bridge=bridge)
+    return partial(Conversation, changes, whole=whole, thinks=request.thinks(body), bridge=bridge)

@@ -78,7 +78,7 @@ def _item(item: Node, path: str, messages: list[Any], changes: list[Change]) -> 
     elif kind == "reasoning":
         changes.append(Change("drop", path, "the model does not read earlier reasoning", "none"))
     else:
-        changes.append(Change("drop", path, f"chat has no items of type {kind}", "lost"))
+        changes.append(Change("drop", path, "chat has no items of this type", "lost"))
 
 
 def _text_format(body: Node, changes: list[Change]) -> None:

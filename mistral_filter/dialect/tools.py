@@ -82,7 +82,7 @@ def _tool(tool: Node, path: str, changes: list[Change]) -> Node | None:
     if kind not in ("function", None):
         if kind in _KNOWN:
             return tool
-        changes.append(Change("drop", path, f"Mistral has no tools of type {kind}", "lost"))
+        changes.append(Change("drop", path, "Mistral has no tools of this type", "lost"))
         return None
     if function is None:
         if "name" not in tool:
@@ -120,7 +120,7 @@ def tool_choice(body: Node, changes: list[Change]) -> None:
         changes.append(Change("set", "tool_choice", "Mistral's form of the same word", "none"))
     elif kind not in ("function", None):
         del body["tool_choice"]
-        changes.append(Change("drop", "tool_choice", f"Mistral has no tools of type {kind}", "lost"))
+        changes.append(Change("drop", "tool_choice", "Mistral has no tools of this type", "lost"))
 
 
 def _allowed_tools(body: Node, allowed: Node, changes: list[Change]) -> None:

@@ -23,7 +23,7 @@ from msgspec import Raw
 
 from mistral_filter.errors import UpstreamError
 from mistral_filter.proxy.answers.errors import put_error
-from mistral_filter.proxy.answers.reading import absent, each
+from mistral_filter.proxy.answers.reading import UNREADABLE, absent, each
 from mistral_filter.rawjson import Node, as_array, as_number, as_object, as_text, first_byte
 
 __all__ = ["Chunks", "is_plain", "of_whole"]
@@ -63,7 +63,7 @@ def is_plain(data: bytes) -> bool:
     """Whether *data* is JSON in which there is nothing to rewrite. Exact, and faster than looking for a few words."""
     try:
         _plain(data)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return False
     return True
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from mistral_filter.proxy.answers.reading import each
+from mistral_filter.proxy.answers.reading import UNREADABLE, each
 from mistral_filter.rawjson import Node, first_byte
 
 __all__ = ["asked_as_base64", "with_base64"]
@@ -31,7 +31,7 @@ def asked_as_base64(request_body: bytes | None) -> bool:
         return False
     try:
         return bytes(msgspec.json.decode(request_body, type=_Request).encoding_format) == b'"base64"'
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return False
 
 

@@ -37,17 +37,21 @@ def rewrite_events(
     held = bytearray()  # the beginning of an event
     sent = 0  # bytes of it that are out already: it is too large
     for piece in chunks:
-        # Nearly always a piece is one event. That it is no more than one is proved by its being JSON.
-        if not held and piece.startswith(b"data:") and piece.endswith(b"\n\n") and plain(piece[5:]):
-            yield piece
-            continue
+        if not held and piece.startswith(b"data:") and piece.endswith(b"\n\n"):  # nearly always a piece is one event
+            if plain(piece[5:]):  # it is one, or it would not be JSON
+                yield piece
+                continue
+            if _one_line(piece) and len(piece) <= MAX_EVENT:
+                yield _rewritten(piece, rewrite)
+                continue
         searched = max(0, len(held) + 1 - _LONGEST_END)
         held += piece
         out = []
         done = 0
         while end := _end(held, done, max(done, searched), sent):
             event = bytes(held[done:end])
-            out.append(event[sent:] if sent or _size(event) > MAX_EVENT else _rewritten(event, plain, rewrite))
+            stays = sent or _size(event) > MAX_EVENT or (event.startswith(b"data:") and plain(event[5:]))
+            out.append(event[sent:] if stays else _rewritten(event, rewrite))
             done, sent = end, 0
         del held[:done]
         if len(held) > MAX_EVENT and (sent or _size(held) > MAX_EVENT):
@@ -70,9 +74,12 @@ def _size(event: bytes | bytearray) -> int:
     return len(event.rstrip(b"\r\n"))
 
 
-def _rewritten(event: bytes, plain: Callable[[bytes], bool], rewrite: Callable[[bytes], list[bytes] | None]) -> bytes:
-    if event.startswith(b"data:") and plain(event[5:]):
-        return event
+def _one_line(event: bytes) -> bool:
+    """Whether *event* is data in one line and nothing else, as most are. False may mean anything."""
+    return event.startswith(b"data:") and event.find(b"\n") == len(event) - 2 and event.endswith(b"\n\n") and b"\r" not in event
+
+
+def _rewritten(event: bytes, rewrite: Callable[[bytes], list[bytes] | None]) -> bytes:
     lines = list(_DATA.finditer(event))
     if not lines:
         return event
@@ -86,14 +93,11 @@ def _rewritten(event: bytes, plain: Callable[[bytes], bool], rewrite: Callable[[
         position = line.end(1)
     start, end = lines[-1].span(2)
     kept += event[position:start] + new[0] + event[end:]
-    return b"".join(_followed_by(bytes(kept), new[1:]))
+    return _followed_by(bytes(kept), new[1:]) if new[1:] else bytes(kept)
 
 
-def _followed_by(event: bytes, others: list[bytes]) -> Iterator[bytes]:
-    """*event* and after it others; the last empty line is the one that came, since a LF of it may be still to come."""
+def _followed_by(event: bytes, others: list[bytes]) -> bytes:
+    """*event* and after it others. The empty line at the end is the one that came: its LF may be still to come."""
     last = _LAST.search(event)
     assert last is not None, "an event ends with an empty line"
-    yield event[: last.start(2)]
-    for data in others:
-        yield last[1] + b"data: " + data + last[1]
-    yield last[2]
+    return event[: last.start(2)] + b"".join(last[1] + b"data: " + data + last[1] for data in others) + last[2]

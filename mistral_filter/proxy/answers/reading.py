@@ -8,7 +8,10 @@ import msgspec
 
 from mistral_filter.rawjson import Node, Surrogates, as_array, as_object, encode, first_byte
 
-__all__ = ["absent", "each", "is_json", "rewritten"]
+__all__ = ["UNREADABLE", "absent", "each", "is_json", "rewritten"]
+
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not the JSON asked for; the second when it visits a string that is not UTF-8."""
 
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -34,7 +37,7 @@ def rewritten(data: bytes, rewrite: Callable[[Node], Iterable[Node]]) -> list[by
                 return None
             node = _object(hidden.body)
         texts = [encode(one) for one in rewrite(node)]
-    except (msgspec.DecodeError, RecursionError):  # also a string that is not UTF-8, found when it is visited
+    except UNREADABLE:
         return None
     return [hidden.restore(text) for text in texts] if hidden else texts
 

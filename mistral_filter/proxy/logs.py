@@ -1,0 +1,232 @@
+"""One line for each request, as text or JSON, and the handler that writes it.
+
+``method=POST path=/v1/chat/completions status=200 bytes=31 ms=840.2 ended=ok request_id=7f3a changes=drop;path="user";loss=none``
+
+Every value is a number, a word of ours or checked against a pattern: no key, prompt, query string, header of the caller's or
+unknown path gets into a line. *ended* says what became of the answer: ``ok``, it went out whole; ``client_gone`` (its status is
+logged as 499); ``error``, an exception; ``stopped``, the server had to end; or what ``environ["mistral_filter.outcome"]`` says.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timezone
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mistral_filter.changes import Change, as_header
+from mistral_filter.paths import locate
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+__all__ = ["Record", "RequestLog", "configure"]
+
+_METHODS = frozenset("GET HEAD POST PUT PATCH DELETE OPTIONS".split())
+_OWN = frozenset("/ /health /healthz /metrics /robots.txt /favicon.ico".split())
+_WORDS = frozenset(
+    "agents aliases archive audio batch cancel chat completions content conversations dashboard documents files fim fine_tuning "
+    "history images jobs libraries messages models ocr reprocess responses restart sample sessions share speech start status "
+    "text_content transcriptions url version versions voices".split()
+)
+"""What Mistral's and OpenAI's paths are made of. Any other segment may be a name or an id of the caller's."""
+_FIELD = re.compile(r"[A-Za-z_-]{1,40}\d{0,2}(\[\d+\])*")
+"""A part of a change's path that reads like a field's name, as keys and sentences do not."""
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_CODE = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_CHANGES_BYTES = 512
+
+_log = logging.getLogger("mistral_filter.access")
+
+
+class Record(NamedTuple):
+    """What is known of a request when it is over. ``str()`` of it is its line.
+
+    *path* is canonical, with ``*`` for every id. *endpoint* is of a closed set: an endpoint, the first word of another API path,
+    or an own path. Both are ``other`` for everything else. *sent* are the bytes of the body that the server was given.
+    """
+
+    method: str
+    path: str
+    endpoint: str
+    status: int
+    sent: int
+    seconds: float
+    ended: str
+    request_id: str
+    changes: tuple[Change, ...] = ()
+
+    def facts(self) -> dict[str, object]:
+        """Keys and values of the line. Only the last may hold spaces."""
+        facts: dict[str, object] = {"method": self.method, "path": self.path, "status": self.status, "bytes": self.sent}
+        facts |= {"ms": round(self.seconds * 1000, 1), "ended": self.ended, "request_id": self.request_id}
+        changes = [change._replace(path=_field_name(change.path)) for change in self.changes]
+        return facts | {"changes": as_header(changes, _CHANGES_BYTES) or "-"}
+
+    def __str__(self) -> str:
+        return " ".join(f"{key}={value}" for key, value in self.facts().items())
+
+
+class RequestLog:
+    """Logs the requests to *app*; put outermost, so that it sees what the server sees.
+
+    *prefixes* are those of MistralFilter. *observe* is given the record of every request, whatever the log's level is.
+    """
+
+    def __init__(
+        self, app: WSGIApplication, *, prefixes: Iterable[str] = ("",), observe: Callable[[Record], None] | None = None
+    ) -> None:
+        self._app, self._prefixes, self._observe = app, tuple(prefixes), observe
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serves one request; its line is written when the server closes the answer."""
+        answer = _Answer(environ, start_response, self._report)
+        try:
+            answer.body = self._app(environ, answer.start)
+            answer.pieces = iter(answer.body)
+        except BaseException as error:
+            answer.ended = _how(error)
+            self._report(answer)
+            raise
+        return answer
+
+    def _report(self, answer: _Answer) -> None:
+        try:
+            path, endpoint = _place(answer.path, self._prefixes)
+            level = logging.DEBUG if path in ("/health", "/healthz") else logging.INFO
+            if self._observe is not None or _log.isEnabledFor(level):
+                record = answer.record(path, endpoint)
+                _log.log(level, record)
+                if self._observe is not None:
+                    self._observe(record)
+        except Exception as error:  # a defect here is no reason to spoil an answer
+            logging.getLogger("mistral_filter").error("a request could not be logged: %s", type(error).__name__)
+
+
+class _Answer:
+    """The answer on its way to the server, and what is counted of it."""
+
+    body: Iterable[bytes]
+    pieces: Iterator[bytes]
+
+    def __init__(self, environ: WSGIEnvironment, start_response: StartResponse, report: Callable[[_Answer], None]) -> None:
+        self.began = time.perf_counter()
+        self.environ, self.start_response, self.report = environ, start_response, report
+        self.method, self.path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")  # now: inner rooms may change them
+        self.headers: list[tuple[str, str]] = []
+        # what holds if the server never asks: no status, and nobody there to read
+        self.status, self.sent, self.ended, self.closed = "500", 0, "client_gone", False
+
+    def start(self, status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Callable[[bytes], object]:
+        write = self.start_response(status, headers, *exc_info)
+        self.status, self.headers = status, headers
+        return write
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            piece = next(self.pieces)
+        except BaseException as error:
+            self.ended = "ok" if isinstance(error, StopIteration) else _how(error)
+            raise
+        self.sent += len(piece)
+        return piece
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            try:
+                if hasattr(self.body, "close"):
+                    self.body.close()
+            except BaseException as error:
+                self.ended = _how(error)
+                raise
+            finally:
+                self.report(self)
+
+    def record(self, path: str, endpoint: str) -> Record:
+        seconds, environ = time.perf_counter() - self.began, self.environ
+        method = self.method if self.method in _METHODS else "other"
+        ended = environ.get("mistral_filter.outcome") or self.ended
+        status = 499 if ended == "client_gone" else int(self.status[:3])
+        ended = ended if _CODE.fullmatch(ended) else "error"
+        changes = environ.get("mistral_filter.changes", ())
+        return Record(method, path, endpoint, status, self.sent, seconds, ended, _request_id(self.headers), changes)
+
+
+def _how(error: BaseException) -> str:
+    return "error" if isinstance(error, Exception) else "stopped"
+
+
+def _place(path: str, prefixes: tuple[str, ...]) -> tuple[str, str]:
+    """The path and the endpoint of a record."""
+    path = "/explain" if path.startswith("/explain/") else path
+    if path in _OWN or path == "/explain":
+        return path, path
+    target = locate(path, prefixes)
+    if target is None or target.refused:
+        return "other", "other"
+    if target.endpoint is not None:
+        return target.prefix + target.path, target.endpoint
+    words = [word if word in _WORDS else "*" for word in target.path.split("/", 8)[2:8]]
+    if words[:1] == ["*"]:
+        return "other", "other"
+    return "/".join([target.prefix + "/v1", *words]), words[0] if words else "/v1"
+
+
+def _field_name(path: str) -> str:
+    parts = path.split(".")
+    known = list(takewhile(_FIELD.fullmatch, parts))
+    return path if known == parts else ".".join([*known, "?"])
+
+
+def _request_id(headers: list[tuple[str, str]]) -> str:
+    ids = {name.lower(): value for name, value in headers if name.lower() in ("x-request-id", "mistral-correlation-id")}
+    given = ids.get("x-request-id") or ids.get("mistral-correlation-id") or ""
+    return given if _REQUEST_ID.fullmatch(given) else "-"
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{_time(record)} {record.levelname} {_message(record)}"
+
+
+class _JSON(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {"time": _time(record), "level": record.levelname, "logger": record.name}
+        return json.dumps(line | (record.msg.facts() if isinstance(record.msg, Record) else {"message": _message(record)}))
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
+
+
+def _message(record: logging.LogRecord) -> str:
+    if record.exc_info is None or record.exc_info[0] is None:
+        return record.getMessage()
+    # only where it was: the text of an exception, and Flask's message about it, may quote what a caller sent
+    place = traceback.extract_tb(record.exc_info[2])[-1]
+    return f"unexpected {record.exc_info[0].__name__} in {place.name}:{place.lineno}"
+
+
+def configure(level: str, format: str) -> None:
+    """Writes what ``mistral_filter`` and ``mistral_filter.access`` log to stderr; *format* is ``text`` or ``json``.
+
+    A second call replaces what the first set up. Raises KeyError for another format.
+    """
+    handler = logging.StreamHandler()
+    handler.set_name("mistral_filter")
+    handler.setFormatter({"text": _Text, "json": _JSON}[format]())
+    logger = logging.getLogger("mistral_filter")  # the one of the requests hands its records up
+    logger.handlers = [*(other for other in logger.handlers if other.name != handler.name), handler]
+    logger.setLevel(level)
+    logger.propagate = False
+    # its warnings quote URLs with their query strings
+    logging.getLogger("urllib3").setLevel(logging.CRITICAL)
