@@ -14,9 +14,9 @@ from msgspec import Raw
 from msgspec.json import decode
 
 from mistral_filter import dialect
-from mistral_filter.changes import Action, Change, Loss
+from mistral_filter.changes import Action, Change
 from mistral_filter.errors import InvalidJSON, Refused, TooDeep
-from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, MESSAGES, NEUTRAL, WITHOUT_EFFECT, Array, Node, Object, Tagged, Value
+from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, MESSAGES, Array, Node, Object, Tagged, Value
 from mistral_filter.rawjson import (
     NULL,
     Surrogates,
@@ -92,9 +92,10 @@ def _filter(body: bytes, endpoint: str, table: Object, *, translate: bool, bridg
             deep and table.fields.get(name) is not MESSAGES
         ):  # a long conversation is not deep: its messages are looked at one by one
             _check_depth(value)
+    converse = None
     if translate:
-        dialect.translate_top(endpoint, top, table.fields, changes)
-    converse = dialect.conversation(endpoint, top, changes, bridge=bridge) if translate else None
+        origins = dialect.translate_top(endpoint, top, table.fields, changes)
+        converse = dialect.conversation(endpoint, top, changes, bridge=bridge, origins=origins)
     _Judge(changes, converse, deep=deep).object(top, table, "")
     if hidden:
         changes = [change._replace(path=hidden.restore_text(change.path)) for change in changes]
@@ -139,7 +140,7 @@ def _tag(value: Any) -> str | None:
 class _Judge:
     """Walks one body along its table, drops what the API refuses and notes it."""
 
-    def __init__(self, changes: list[Change], converse: Callable[[], dialect.Conversation] | None, *, deep: bool) -> None:
+    def __init__(self, changes: list[Change], converse: Callable[..., dialect.Conversation] | None, *, deep: bool) -> None:
         """*converse* makes the translator of a conversation; None: nothing is translated. *deep*: depths are to be checked."""
         self._changes = changes
         self._converse = converse
@@ -152,7 +153,8 @@ class _Judge:
             known = table.fields.get(name)
             here = f"{path}.{name}" if path else name
             if known is None:
-                self._drop(node, name, value, here)
+                del node[name]
+                dialect.report_drop(name, value, here, self._changes)
             elif value == NULL:
                 if self._converse and not isinstance(known, Tagged) and not known.null and name not in table.required:
                     del node[name]
@@ -163,19 +165,6 @@ class _Judge:
                     del node[name]
                 elif judged is not value:
                     node[name] = judged
-
-    def _drop(self, node: JSONObject, name: str, value: Any, path: str) -> None:
-        del node[name]
-        loss: Loss = "none"
-        if value == NULL:
-            reason = "Mistral does not know the field, and null says nothing"
-        elif name in WITHOUT_EFFECT:
-            reason = f"Mistral does not know the field: {WITHOUT_EFFECT[name]}"
-        elif isinstance(value, Raw) and bytes(value) in (b"[]", b"{}", b'""', *NEUTRAL.get(name, ())):
-            reason = "Mistral does not know the field, and this value changes nothing"
-        else:
-            reason, loss = "Mistral does not know the field, or the list leaves it out", "lost"
-        self._changes.append(Change("drop", path, reason, loss))
 
     def _value(self, value: Any, known: Node, name: str, path: str) -> Any:
         """*value* as it may stay: the same object where nothing changed, DROP where the field has to go."""
@@ -241,7 +230,7 @@ class _Judge:
             _check_depth(value)
             return value
         start = len(self._changes)
-        known, talk = MESSAGES.items, self._converse and self._converse()
+        known, talk = MESSAGES.items, self._converse and self._converse(inner=inner)
         touched = self._repeated_in_items(value, messages, path)
         for index, message in enumerate(messages):
             if type(message) is dict and len(message) == 2:
@@ -255,7 +244,7 @@ class _Judge:
                 for part in message.values() if isinstance(message, dict) else [message]:
                     _check_depth(part)
             mark = len(self._changes)
-            here = f"{path}[{index}]"
+            here = f"{path}[{index}]" if talk is None else talk.path(path, index)
             if isinstance(message, dict):
                 if talk is not None:
                     talk.translate(message, index, here)

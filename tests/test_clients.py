@@ -77,9 +77,10 @@ class Lockstep:
     So no clock is needed: a proxy that holds an event back shows in ``log``, where sending and arriving no longer alternate.
     """
 
-    def __init__(self, events: Iterable[Event] = EVENTS, end: Iterable[Event] = END) -> None:
+    def __init__(self, events: Iterable[Event] = EVENTS, end: Iterable[Event] | None = END) -> None:
+        """After the *events* the *end* comes without waiting; without one the connection is cut instead."""
         self.log: list[str] = []
-        self._events, self._end = list(events), list(end)
+        self._events, self._end = list(events), end
         self._seen = threading.Semaphore(0)
 
     def __call__(self, exchange: Exchange) -> None:
@@ -88,6 +89,8 @@ class Lockstep:
             self.log.append("sent")
             exchange.chunk(event_bytes(event))
             self._seen.acquire(timeout=DEADLINE)
+        if self._end is None:
+            return
         for event in self._end:
             exchange.chunk(event_bytes(event))
         exchange.send(b"0\r\n\r\n")

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ _NETWORK = re.compile(
 
 # -------------------------------------------------------------------------------------------------------- expectations
 
-VECTORS = re.compile("the vectors of the stand-in")  # a mark: compared with what it answers without a proxy
+VECTORS = object()
+"""Stands for the vectors that the stand-in gives without a proxy."""
 TOOL_LOOP = [f"{SAID} The tool answered: 12 degrees", f"{NO_MODEL} You said: And now? The tool answered: 9 degrees"]
 USED_TOOL = f"{SAID} The tool answered: 9 degrees in Paris"
 
@@ -140,9 +141,7 @@ Run = Callable[[str, str], dict[str, Json]]
 
 
 @pytest.fixture(scope="session")
-def run(
-    packages: Path, shared_servers: Callable[..., Gunicorn], sandbox: Sandbox, shared_upstream: ScriptedUpstream
-) -> Iterator[Run]:
+def run(packages: Path, shared_servers: Callable[..., Gunicorn], sandbox: Sandbox, shared_upstream: ScriptedUpstream) -> Run:
     """``run("openai", "classic")``: the lines of a client by their names, with the log of its ``arrival``. Each runs once."""
     known: dict[tuple[str, str], dict[str, Json]] = {}
 
@@ -158,22 +157,19 @@ def run(
             refusals = {name: refusal.script for name, refusal in REFUSALS.items()}
             shared_upstream.script = {**refusals, "lockstep": lockstep, "/seen": seen}
             addresses = [f"{proxy.url}/v1", f"{proxy.url}/scripted/v1", f"{shared_upstream.url}/seen"]
-            done = subprocess.run(
-                ["node", str(packages / f"{client}.mjs"), *addresses],
-                env={"PATH": os.environ["PATH"]},
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-            )
-            shared_upstream.clear()
+            command = ["node", str(packages / f"{client}.mjs"), *addresses]
+            environ = {"PATH": os.environ["PATH"]}
+            try:
+                done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+            finally:
+                shared_upstream.clear()
             assert done.returncode == 0, done.stderr
             lines = [json.loads(line) for line in done.stdout.splitlines()]
             known[client, fields] = {line["name"]: line for line in lines}
             known[client, fields]["arrival"]["log"] = lockstep.log
         return known[client, fields]
 
-    yield once
+    return once
 
 
 FIELDS = pytest.mark.parametrize("fields", ["classic", "current"])

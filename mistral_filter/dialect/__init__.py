@@ -8,25 +8,28 @@ Sources of the rules: recorded requests of OpenAI-style clients, OpenAI's API re
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from mistral_filter.changes import Change
 from mistral_filter.dialect import request, tools
 from mistral_filter.dialect.messages import Conversation
 from mistral_filter.dialect.responses import responses_body
-from mistral_filter.dialect.values import DROP, repair_value
+from mistral_filter.dialect.values import DROP, repair_value, report_drop
 from mistral_filter.rawjson import Node
 
-__all__ = ["DROP", "Conversation", "conversation", "repair_value", "translate_top"]
+__all__ = ["DROP", "Conversation", "conversation", "repair_value", "report_drop", "translate_top"]
 
 _CHAT_ENDPOINTS = ("chat", "agents")
 
 
-def translate_top(endpoint: str, body: Node, accepted: Any, changes: list[Change]) -> None:
-    """All rules above the messages. *accepted*: Mistral's names for the endpoint. Raises Refused where nothing can be done."""
+def translate_top(endpoint: str, body: Node, accepted: Any, changes: list[Change]) -> list[str] | None:
+    """All rules above the messages. *accepted*: Mistral's names for the endpoint.
+
+    Returns where the messages come from, if from anywhere but ``messages``. Raises Refused where nothing can be done.
+    """
+    origins = None
     if endpoint in _CHAT_ENDPOINTS:
-        responses_body(body, changes)
+        origins = responses_body(body, changes)
         if "functions" in body or "function_call" in body:
             tools.legacy_functions(body, changes)
         if "tools" in accepted:
@@ -39,9 +42,16 @@ def translate_top(endpoint: str, body: Node, accepted: Any, changes: list[Change
         request.embedding_input(body)
     request.rename_fields(body, accepted, changes)
     request.stop(body, changes)
+    return origins
 
 
-def conversation(endpoint: str, body: Node, changes: list[Change], *, bridge: bool) -> Callable[[], Conversation]:
+def conversation(
+    endpoint: str, body: Node, changes: list[Change], *, bridge: bool, origins: list[str] | None
+) -> Callable[..., Conversation]:
     """Makes the translator of a conversation in one request, which may hold several."""
-    whole = endpoint in _CHAT_ENDPOINTS
-    return partial(Conversation, changes, whole=whole, thinks=request.thinks(body), bridge=bridge)
+    options = {"whole": endpoint in _CHAT_ENDPOINTS, "thinks": request.thinks(body), "bridge": bridge}
+
+    def converse(*, inner: bool) -> Conversation:
+        return Conversation(changes, **options, origins=None if inner else origins)
+
+    return converse

@@ -8,8 +8,9 @@ import string
 from typing import NamedTuple
 
 from mistral_filter.changes import Change
+from mistral_filter.dialect.values import report_rest
 from mistral_filter.fields import TOOL_CALL_ID
-from mistral_filter.rawjson import NULL, Node, as_object, as_objects, as_text, with_sent_bytes
+from mistral_filter.rawjson import NULL, Node, as_number, as_object, as_objects, as_text, with_sent_bytes
 
 __all__ = ["Calls"]
 
@@ -60,6 +61,7 @@ class Calls:
             call["type"] = "function"
             call["function"] = {"name": custom.get("name", NULL), "arguments": {"input": custom.get("input", NULL)}}
             del call["custom"]
+            report_rest(custom, ("name", "input"), f"{path}.custom", self._changes)
             reason = "Mistral knows function calls only"
             self._changes.append(Change("rename", f"{path}.custom", reason, "approximate", "function"))
         function = as_object(call.get("function"))
@@ -67,14 +69,12 @@ class Calls:
             function["arguments"] = "{}"
             call["function"] = function
             self._changes.append(Change("set", f"{path}.function.arguments", "Mistral requires arguments", "none"))
-        sent = as_text(call.get("id"))
-        if sent in _NO_ID:
-            sent = None
+        sent = _sent_id(call.get("id"))
         again = sum(1 for other in self._open if other.sent == sent)
         id = self._fit(f"\0{place}" if sent is None else f"{sent}\0{again}" if again else sent)
         name = as_text(function.get("name")) if function else None
         self._open.append(_Call(sent, id, name))
-        if id != sent:
+        if id != as_text(call.get("id")):
             call["id"] = id
             self._changes.append(Change("set", f"{path}.id", "Mistral's ids are nine letters or digits", "none"))
 
@@ -91,9 +91,7 @@ class Calls:
 
     def result(self, message: Node, path: str) -> None:
         """A tool *message*: it names the call that it answers, by that call's id."""
-        sent = as_text(message.get("tool_call_id"))
-        if sent in _NO_ID:
-            sent = None
+        sent = _sent_id(message.get("tool_call_id"))
         name = as_text(message.get("name"))
         call = self._answered(sent, name)
         if call is not None:
@@ -103,7 +101,7 @@ class Calls:
             id = self._fit(sent)
         else:
             return
-        if id != sent:
+        if id != as_text(message.get("tool_call_id")):
             message["tool_call_id"] = id
             self._changes.append(Change("set", f"{path}.tool_call_id", "the id of the call that it answers", "none"))
 
@@ -123,6 +121,12 @@ class Calls:
             self._id_of[key] = id
             self._taken.add(id)
         return self._id_of[key]
+
+
+def _sent_id(value: object) -> str | None:
+    number = as_number(value)  # some clients count
+    id = as_text(value) if number is None else str(number)
+    return None if id in _NO_ID else id
 
 
 def _hashed(text: str) -> str:

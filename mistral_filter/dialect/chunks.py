@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from mistral_filter.changes import Change
+from mistral_filter.dialect.values import report_rest
 from mistral_filter.errors import Refused
 from mistral_filter.fields import CHUNKS_BY_ROLE
 from mistral_filter.rawjson import NULL, Node, as_object, as_objects, as_text, with_sent_bytes
@@ -80,6 +81,7 @@ def _chunk(part: Node, path: str, changes: list[Change]) -> Node:
     kind = as_text(part.get("type"))
     if kind in _TEXT_TYPES:
         key = _TEXT_TYPES[kind]
+        report_rest(part, ("type", key), path, changes)
         changes.append(Change("rename", f"{path}.type", f"Mistral's name for {kind}", "none", "text"))
         return {"type": "text", "text": part.get(key, "")}
     if kind == "input_image":
@@ -87,6 +89,7 @@ def _chunk(part: Node, path: str, changes: list[Change]) -> Node:
     if kind in ("file", "input_file"):
         return _file(part, path, changes)
     if kind == "input_audio" and (audio := as_object(part.get("input_audio"))) is not None:
+        report_rest(audio, ("data", "format"), f"{path}.input_audio", changes)
         changes.append(Change("set", f"{path}.input_audio", "Mistral takes the base64 text itself", "none"))
         return {**part, "input_audio": audio.get("data", NULL)}
     return part
@@ -95,6 +98,7 @@ def _chunk(part: Node, path: str, changes: list[Change]) -> Node:
 def _image(part: Node, path: str, changes: list[Change]) -> Node:
     if part.get("image_url", NULL) == NULL:
         raise _foreign_file(f"{path}.file_id")
+    report_rest(part, ("type", "image_url", "detail", "file_id"), path, changes)
     url: Any = part["image_url"]
     if part.get("detail", NULL) != NULL and as_text(url) is not None:
         url = {"url": url, "detail": part["detail"]}
@@ -105,8 +109,6 @@ def _image(part: Node, path: str, changes: list[Change]) -> Node:
 def _file(part: Node, path: str, changes: list[Change]) -> Node:
     file, inner = as_object(part.get("file")), f"{path}.file"
     if file is None:
-        if as_text(part.get("type")) == "file" and "file_data" not in part and "file_url" not in part:
-            return part  # Mistral's own form
         file, inner = part, path
     document = as_text(file.get("file_data")) or as_text(file.get("file_url"))
     file_id = as_text(file.get("file_id"))
@@ -115,8 +117,13 @@ def _file(part: Node, path: str, changes: list[Change]) -> Node:
             return part
         if not _UUID.fullmatch(file_id):
             raise _foreign_file(f"{inner}.file_id")
+        if file is part and as_text(part.get("type")) == "file":
+            return part  # Mistral's own form
         changes.append(Change("rename", inner, "Mistral's form of a file part", "none", "file_id"))
         return {"type": "file", "file_id": file["file_id"]}
+    if file is not part:
+        report_rest(part, ("type", "file"), path, changes)
+    report_rest(file, ("type", "file_data", "file_url", "filename", "file_id", "detail"), inner, changes)
     if not document.startswith(("data:", "http://", "https://")):
         document = f"data:application/pdf;base64,{document}"
     changes.append(Change("rename", inner, "Mistral's form of a document", "none", "document_url"))

@@ -31,16 +31,29 @@ class Placed(NamedTuple):
 class Conversation:
     """Translates the messages of one request in one pass, from the first to the last."""
 
-    def __init__(self, changes: list[Change], *, whole: bool = True, thinks: bool = False, bridge: bool = False) -> None:
+    def __init__(
+        self,
+        changes: list[Change],
+        *,
+        whole: bool = True,
+        thinks: bool = False,
+        bridge: bool = False,
+        origins: list[str] | None = None,
+    ) -> None:
         """*whole*: the API judges the order of the messages too. *thinks*: the model reads earlier reasoning. *bridge*: put an
-        assistant message between a tool's and a user's, for models of before 2026-04.
+        assistant message between a tool's and a user's, for models of before 2026-04. *origins*: where each message came from.
         """
+        self._origins = origins
         self._changes = changes
         self._calls = Calls(changes)
         self._whole, self._thinks, self._bridge = whole, thinks, bridge
         self._out: list[Placed | int] = []
         self._previous = ""
         self._moved: list[Any] = []
+
+    def path(self, path: str, index: int) -> str:
+        """Where message *index* of the list at *path* stood in the request as it came."""
+        return f"{path}[{index}]" if self._origins is None else self._origins[index]
 
     def keep(self, index: int, role: str) -> bool:
         """Adds a message that is a text of *role* and nothing else, if it can stay as it is at this place."""
@@ -97,7 +110,7 @@ class Conversation:
         for placed in out[:-1]:
             if isinstance(placed, Placed) and _prefix(placed.message):
                 del placed.message["prefix"]
-                here = f"{path}[{placed.place}].prefix"
+                here = f"{self.path(path, placed.place or 0)}.prefix"
                 self._changes.append(Change("drop", here, "only the last message can be a prefix", "none"))
         if len(out) > 1 and self._previous == "assistant":
             last = out[-1]
@@ -105,7 +118,7 @@ class Conversation:
             if not _prefix(message) and not as_array(message.get("tool_calls")):
                 message["prefix"] = True
                 reason = "a last assistant message is one to go on with"
-                self._changes.append(Change("insert", f"{path}[{index}].prefix", reason, "approximate"))
+                self._changes.append(Change("insert", f"{self.path(path, index or 0)}.prefix", reason, "approximate"))
                 out[-1] = Placed(message, index)
         return out
 

@@ -28,14 +28,20 @@ def rename_fields(body: Node, accepted: Any, changes: list[Change]) -> None:
         value = body.pop(name)
         if value == NULL:
             changes.append(Change("drop", name, "null says nothing", "none"))
-        elif body.get(new, NULL) == NULL:
+        elif _says_nothing(body.get(new, NULL)):
             body[new] = value
             changes.append(Change("rename", name, "Mistral's name", "none", new))
-        elif new == "max_tokens" and _smaller(value, body[new]):
+        elif new == "max_tokens" and not _says_nothing(value) and _smaller(value, body[new]):
             body[new] = value
             changes.append(Change("rename", name, "the smaller of two limits", "none", new))
         else:
             changes.append(Change("drop", name, f"{new} is given too", "none"))
+
+
+def _says_nothing(value: Any) -> bool:
+    """Null, or a count below zero, which is how some clients say that there is no limit."""
+    number = as_number(value)
+    return value == NULL or (number is not None and number < 0)
 
 
 def _smaller(a: Any, b: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from mistral_filter.changes import Change
+from mistral_filter.dialect.values import report_rest
 from mistral_filter.fields import ENDPOINTS, Array, Tagged
 from mistral_filter.rawjson import NULL, Node, as_array, as_object, as_objects, as_text, with_sent_bytes
 
@@ -67,13 +68,12 @@ def tools(body: Node, changes: list[Change]) -> None:
             touched.add(i)
     if touched:
         body["tools"] = [tool for tool in with_sent_bytes(given, body["tools"], touched) if tool is not None]
-    if given and touched and not body["tools"]:
+    if not given:
+        changes.append(Change("drop", "tools", "an empty list", "none"))
+    if not as_array(body["tools"]):
         del body["tools"]
         if body.pop("tool_choice", None) is not None:
-            changes.append(Change("drop", "tool_choice", "no tool is left to choose", "none"))
-    elif not given:
-        del body["tools"]
-        changes.append(Change("drop", "tools", "an empty list", "none"))
+            changes.append(Change("drop", "tool_choice", "there is no tool to choose", "none"))
 
 
 def _tool(tool: Node, path: str, changes: list[Change]) -> Node | None:
@@ -113,10 +113,12 @@ def tool_choice(body: Node, changes: list[Change]) -> None:
         _allowed_tools(body, as_object(choice.get("allowed_tools")) or choice, changes)
     elif kind in ("function", None) and "function" not in choice and "name" in choice:
         body["tool_choice"] = {"type": "function", "function": {"name": choice["name"]}}
+        report_rest(choice, ("type", "name"), "tool_choice", changes)
         reason = "Mistral nests a function's name"
         changes.append(Change("rename", "tool_choice.name", reason, "none", "tool_choice.function.name"))
     elif kind in ("auto", "none", "any", "required"):
         body["tool_choice"] = kind
+        report_rest(choice, ("type",), "tool_choice", changes)
         changes.append(Change("set", "tool_choice", "Mistral's form of the same word", "none"))
     elif kind not in ("function", None):
         del body["tool_choice"]
@@ -124,6 +126,7 @@ def tool_choice(body: Node, changes: list[Change]) -> None:
 
 
 def _allowed_tools(body: Node, allowed: Node, changes: list[Change]) -> None:
+    report_rest(allowed, ("type", "mode", "tools"), "tool_choice", changes)
     body["tool_choice"] = "required" if as_text(allowed.get("mode")) == "required" else "auto"
     changes.append(Change("set", "tool_choice", "Mistral has no allowed_tools: the tools are narrowed instead", "none"))
     names = {_name(tool) for tool in as_objects(allowed.get("tools")) or []}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from mistral_filter.changes import Loss
-from mistral_filter.fields import Value
-from mistral_filter.rawjson import as_number, as_text
+from msgspec import Raw
 
-__all__ = ["DROP", "Repair", "repair_value"]
+from mistral_filter.changes import Change, Loss
+from mistral_filter.fields import NEUTRAL, WITHOUT_EFFECT, Value
+from mistral_filter.rawjson import NULL, Node, as_number, as_text
+
+__all__ = ["DROP", "Repair", "repair_value", "report_drop", "report_rest"]
 
 DROP = object()
 """In place of a value: leave the field out."""
@@ -25,6 +28,27 @@ _NEAREST: dict[tuple[str, str], tuple[str, Loss]] = {
 
 _HAS_DEFAULT = frozenset(("service_tier", "detail"))
 """Fields whose unknown words may go, because the default is what comes nearest. Others are left for the API to explain."""
+
+
+def report_drop(name: str, value: object, path: str, changes: list[Change]) -> None:
+    """Notes that the field *name* with this *value* is left out, and what that loses."""
+    loss: Loss = "none"
+    if value == NULL:
+        reason = "Mistral does not know the field, and null says nothing"
+    elif name in WITHOUT_EFFECT:
+        reason = f"Mistral does not know the field: {WITHOUT_EFFECT[name]}"
+    elif isinstance(value, Raw) and bytes(value) in (b"[]", b"{}", b'""', *NEUTRAL.get(name, ())):
+        reason = "Mistral does not know the field, and this value changes nothing"
+    else:
+        reason, loss = "Mistral does not know the field, or the list leaves it out", "lost"
+    changes.append(Change("drop", path, reason, loss))
+
+
+def report_rest(node: Node, used: Collection[str], path: str, changes: list[Change]) -> None:
+    """Notes what a translation of *node* leaves out: everything but the keys *used*."""
+    for name, value in node.items():
+        if name not in used:
+            report_drop(name, value, f"{path}.{name}", changes)
 
 
 class Repair(NamedTuple):

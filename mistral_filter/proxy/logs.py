@@ -90,7 +90,7 @@ class RequestLog:
             answer.body = self._app(environ, answer.start)
             answer.pieces = iter(answer.body)
         except BaseException as error:
-            answer.ended = _how(error)
+            answer.failed(error)
             self._report(answer)
             raise
         return answer
@@ -133,8 +133,11 @@ class _Answer:
     def __next__(self) -> bytes:
         try:
             piece = next(self.pieces)
+        except StopIteration:
+            self.ended = "ok"
+            raise
         except BaseException as error:
-            self.ended = "ok" if isinstance(error, StopIteration) else _how(error)
+            self.failed(error)
             raise
         self.sent += len(piece)
         return piece
@@ -146,23 +149,24 @@ class _Answer:
                 if hasattr(self.body, "close"):
                     self.body.close()
             except BaseException as error:
-                self.ended = _how(error)
+                self.failed(error)
                 raise
             finally:
                 self.report(self)
 
+    def failed(self, error: BaseException) -> None:
+        self.ended = "error" if isinstance(error, Exception) else "stopped"
+        if not (self.sent or self.closed):
+            self.status = "500"  # nothing is sent before the first piece: the server answers by itself
+
     def record(self, path: str, endpoint: str) -> Record:
         seconds, environ = time.perf_counter() - self.began, self.environ
         method = self.method if self.method in _METHODS else "other"
-        ended = environ.get("mistral_filter.outcome") or self.ended
+        ended = str(environ.get("mistral_filter.outcome") or self.ended)
         status = 499 if ended == "client_gone" else int(self.status[:3])
         ended = ended if _CODE.fullmatch(ended) else "error"
         changes = environ.get("mistral_filter.changes", ())
         return Record(method, path, endpoint, status, self.sent, seconds, ended, _request_id(self.headers), changes)
-
-
-def _how(error: BaseException) -> str:
-    return "error" if isinstance(error, Exception) else "stopped"
 
 
 def _place(path: str, prefixes: tuple[str, ...]) -> tuple[str, str]:

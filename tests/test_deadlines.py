@@ -1,0 +1,589 @@
+"""Who does not come along is let go: clients that leave, stop or drip, upstreams that are silent or never end. Heartbeats.
+
+On the shipped workers (gevent) and on threads. No test looks at how long something took: the settings are small, the waits long.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import re
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any
+
+import pytest
+from openai import OpenAI
+from servers import DEADLINE, Answer, Gunicorn, Response, ask, build_request, connect, eventually, read_response
+from upstream import Exchange, Script, ScriptedUpstream, chain, early, event_bytes, head_bytes, json_answer, raw, sse, stall
+
+CHAT = "/v1/chat/completions"
+ORIGIN = ("Origin", "https://chat.example.com")
+BODY = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "stream": True}
+WORKERS = {"gevent": (), "gthread": ("-k", "gthread", "--threads", "8")}
+BEAT = b": keep-alive\n\n"
+STREAM_HEAD = {
+    "chunked": head_bytes(200, [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")]),
+    "length": head_bytes(200, [("Content-Type", "text/event-stream"), ("Content-Length", "1000000")]),
+    "close": head_bytes(200, [("Content-Type", "text/event-stream"), ("Connection", "close")]),
+}
+
+Start = Callable[..., Gunicorn]
+
+
+@pytest.fixture(params=list(WORKERS))
+def start(request: pytest.FixtureRequest, gunicorn_server: Start) -> Start:
+    """One worker of each kind."""
+    return partial(gunicorn_server, *WORKERS[request.param], WEB_CONCURRENCY=1)
+
+
+@pytest.fixture
+def patient(start: Start) -> Gunicorn:
+    """Waits for the upstream longer than any test does, but for clients a second only."""
+    return start(MISTRAL_FILTER_READ_TIMEOUT=60, MISTRAL_FILTER_SEND_TIMEOUT=1, MISTRAL_FILTER_BODY_TIMEOUT=1)
+
+
+@pytest.fixture
+def hurried(start: Start) -> Gunicorn:
+    """Gives an answer one second in all."""
+    return start(MISTRAL_FILTER_READ_TIMEOUT=60, MISTRAL_FILTER_TOTAL_TIMEOUT=1)
+
+
+@pytest.fixture
+def beating(start: Start) -> Gunicorn:
+    """Fills the silence of streams, and gives them up after two seconds of it."""
+    return start(MISTRAL_FILTER_READ_TIMEOUT=2, MISTRAL_FILTER_HEARTBEAT=0.2)
+
+
+def serves(server: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """The next request is served by the upstream."""
+    upstream.script = json_answer({"next": True})
+    assert ask(server.port, "POST", CHAT, BODY).json() == {"next": True}
+
+
+def error_of(response: Response, status: int) -> dict[str, Any]:
+    """The error of an answer of ours that a page can read."""
+    assert (response.status, response.complete) == (status, True), response
+    assert response.header("Access-Control-Allow-Origin") == "*"
+    error: dict[str, Any] = response.json()["error"]
+    return error
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+# ------------------------------------------------------------------------------------------------- clients that leave
+
+
+def by_fin(sock: socket.socket) -> None:
+    sock.close()
+
+
+def by_half(sock: socket.socket) -> None:
+    sock.shutdown(socket.SHUT_WR)
+
+
+def by_reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+SILENCES: dict[str, tuple[Script, bytes]] = {
+    "before the head": (stall(), b""),
+    "in the head": (chain(raw(b"HTTP/1.1 200 OK\r\nContent-Le"), stall()), b""),
+    "before the first event": (chain(raw(STREAM_HEAD["chunked"]), stall()), b"\r\n\r\n"),
+    "in a stream": (chain(raw(STREAM_HEAD["chunked"] + chunk(b"data: 1\n\n")), stall()), b"data: 1"),
+    "in a stream without framing": (chain(raw(STREAM_HEAD["close"] + b"data: 1\n\n"), stall()), b"data: 1"),
+    "in a whole body": (
+        chain(raw(head_bytes(200, [("Content-Type", "application/json"), ("Content-Length", "99")]) + b'{"a":'), stall()),
+        b"",
+    ),
+}
+"""How the upstream falls silent, and what the client has until then."""
+
+
+@pytest.mark.parametrize("leave", [by_fin, by_half, by_reset])
+@pytest.mark.parametrize("silence", list(SILENCES))
+def test_a_client_that_leaves_frees_the_upstream(
+    patient: Gunicorn, upstream: ScriptedUpstream, silence: str, leave: Callable[[socket.socket], None]
+) -> None:
+    """However it leaves, and wherever the upstream is silent: the upstream sees it go, and the answer never looks complete."""
+    upstream.script, has = SILENCES[silence]
+    with connect(patient.port) as sock:
+        sock.sendall(build_request("POST", CHAT, BODY))
+        upstream.wait()
+        came = b""
+        while has not in came:
+            came += sock.recv(65536)
+        leave(sock)
+        upstream.wait_left()
+        if leave is by_half:
+            with suppress(ConnectionError):
+                while data := sock.recv(65536):
+                    came += data
+            assert b"\r\n0\r\n\r\n" not in came
+            assert not came.startswith(b"HTTP/1.1 2") or b"chunked" in came
+    upstream.wait_connections(0)
+    serves(patient, upstream)
+
+
+def read_nothing(exchange: Exchange) -> None:
+    """Leaves the body of the request in its socket, and never answers."""
+    exchange.sleep(60)
+
+
+@pytest.mark.parametrize("how", ["length", "chunked"])
+@pytest.mark.parametrize("leave", [by_fin, by_half, by_reset])
+def test_a_client_that_leaves_in_an_upload_frees_the_upstream(
+    patient: Gunicorn, upstream: ScriptedUpstream, leave: Callable[[socket.socket], None], how: str
+) -> None:
+    """Half an upload, and the client is gone: the upstream sees a request that was cut, at once."""
+    framing, size = ("Content-Length: 10000000", 100_000) if how == "length" else ("Transfer-Encoding: chunked", 100_000)
+    begun = threading.Event()
+
+    def script(exchange: Exchange) -> None:
+        exchange._connection._take(60_000, bytearray())
+        begun.set()
+        exchange.read_body()
+        exchange.request.left = exchange.request.cut
+
+    upstream.script = early(script)
+    with connect(patient.port) as sock:
+        sock.sendall(f"POST /v1/files HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n".encode())
+        sock.sendall(b"a" * size if how == "length" else chunk(b"a" * size))
+        assert begun.wait(DEADLINE)
+        leave(sock)
+        eventually(lambda: upstream.requests[0].cut, "the upload to end")
+    upstream.wait_connections(0)
+    serves(patient, upstream)
+
+
+def test_a_client_that_leaves_while_the_upstream_takes_no_more_of_its_upload(
+    patient: Gunicorn, upstream: ScriptedUpstream
+) -> None:
+    """The proxy waits in a write, the client resets its connection: the upstream is freed all the same."""
+    upstream.script = early(read_nothing)
+    with connect(patient.port) as sock:
+        sock.sendall(b"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n")
+        upstream.wait()
+        sock.settimeout(0.5)
+        with suppress(TimeoutError):
+            while True:
+                sock.sendall(b"a" * 1_000_000)
+        by_reset(sock)
+        # There is unread data in the upstream's socket, so it cannot see the end: what it can see is that nobody listens.
+        eventually(lambda: not established(upstream), "the proxy to close its upstream connection")
+    upstream.drop()
+    serves(patient, upstream)
+
+
+def established(upstream: ScriptedUpstream) -> bool:
+    """Whether any connection of the upstream's still has an open other end (state 01 in Linux's table)."""
+    with open("/proc/net/tcp") as table:
+        rows = [line.split() for line in table]
+    return any(row[2].endswith(f":{upstream.port:04X}") and row[3] == "01" for row in rows[1:])
+
+
+# --------------------------------------------------------------------------------- clients that stop reading or drip
+
+
+@contextmanager
+def deaf(port: int, request: bytes) -> Iterator[socket.socket]:
+    """A client with the smallest receive buffer, which sent *request* and reads nothing by itself."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(DEADLINE)
+        sock.connect(("127.0.0.1", port))
+        sock.sendall(request)
+        yield sock
+
+
+def flood(kind: str) -> Script:
+    """An answer without end."""
+
+    def script(exchange: Exchange) -> None:
+        exchange.head(200, [("Content-Type", kind), ("Transfer-Encoding", "chunked")])
+        while True:
+            exchange.chunk(b"data: " + b"x" * 60_000 + b"\n\n")
+
+    return script
+
+
+@pytest.mark.parametrize("kind", ["text/event-stream", "audio/mpeg"])
+def test_a_client_that_stops_reading_is_cut(patient: Gunicorn, upstream: ScriptedUpstream, kind: str) -> None:
+    """It is let go after the send timeout, the upstream with it; others are served meanwhile; what it has is visibly cut."""
+    upstream.script = {CHAT: flood(kind), "/v1/models": json_answer({"other": True})}
+    with deaf(patient.port, build_request("POST", CHAT, BODY)) as sock:
+        upstream.wait()
+        served = 0
+        while not any(request.left for request in upstream.requests):
+            assert ask(patient.port, "GET", "/v1/models").json() == {"other": True}
+            served += 1
+            assert served < 10_000
+            time.sleep(0.02)
+        assert served
+        answer = Answer(sock)
+        list(answer.pieces())
+        assert answer.complete is False
+    upstream.drop()
+    serves(patient, upstream)
+
+
+def test_a_slow_but_steady_reader_gets_all_of_a_large_answer(patient: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """The send timeout is for those who stop: who goes on reading, however slowly, is not cut."""
+    data = "x" * 1_000_000
+    upstream.script = json_answer(data)
+    with deaf(patient.port, build_request("POST", CHAT, BODY)) as sock:
+        came = bytearray()
+        while not came.endswith(b'x"') and (piece := sock.recv(8192)):
+            came += piece
+            time.sleep(0.02)  # 400 KB a second
+    assert came.count(b"x") >= len(data)
+
+
+def test_silence_after_the_head_is_not_the_clients_fault(patient: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """An upstream that thinks between head and first event for longer than the send timeout: the stream comes whole."""
+    stream = [{"n": 1}, "[DONE]"]
+    upstream.script = chain(
+        raw(STREAM_HEAD["chunked"]), stall(2.5), raw(b"".join(chunk(event_bytes(e)) for e in stream) + b"0\r\n\r\n")
+    )
+    response = ask(patient.port, "POST", CHAT, BODY)
+    assert (response.body, response.complete) == (b"".join(map(event_bytes, stream)), True)
+
+
+def drip(port: int, head: bytes, piece: bytes = b" ") -> Response:
+    """The answer to a request whose body comes byte by byte, and never ends."""
+    with connect(port) as sock:
+        sock.sendall(head)
+        end = time.monotonic() + DEADLINE
+        while not select.select([sock], [], [], 0.05)[0]:
+            assert time.monotonic() < end, "no answer while the body drips"
+            with suppress(ConnectionError):
+                sock.sendall(piece)
+        return read_response(sock)
+
+
+SLOW = {
+    "chat": f"POST {CHAT}",
+    "embeddings": "POST /v1/embeddings",
+    "upload": "POST /v1/files",
+    "explain": "POST /explain/chat",
+}
+
+
+@pytest.mark.parametrize("how", ["length", "chunked"])
+@pytest.mark.parametrize("target", list(SLOW))
+def test_a_body_that_drips_is_refused(patient: Gunicorn, upstream: ScriptedUpstream, target: str, how: str) -> None:
+    """Byte by byte beyond the body timeout: 408 in JSON; the upstream never sees a whole request; others are served meanwhile."""
+    framing = "Content-Length: 100000" if how == "length" else "Transfer-Encoding: chunked"
+    head = f"{SLOW[target]} HTTP/1.1\r\nHost: x\r\nOrigin: https://a.example\r\n{framing}\r\n\r\n".encode()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(drip, patient.port, head, b" " if how == "length" else b"1\r\n \r\n")
+        served = 0
+        while not answer.done():
+            assert ask(patient.port, "GET", "/v1/models").status == 200
+            served += 1
+            time.sleep(0.02)
+        assert served
+        error = error_of(answer.result(), 408)
+    assert error["code"] == "body_timeout"
+    assert all(request.cut for request in upstream.requests if request.path != "/v1/models")
+    serves(patient, upstream)
+
+
+def test_a_body_that_stops_is_refused(patient: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """Half a body, then silence, the connection open: 408."""
+    with connect(patient.port) as sock:
+        sock.sendall(build_request("POST", CHAT, BODY, [ORIGIN])[:-5])
+        assert error_of(read_response(sock), 408)["code"] == "body_timeout"
+    assert upstream.requests == []
+    serves(patient, upstream)
+
+
+# ----------------------------------------------------------------------------------------------- deadlines of the upstream
+
+LONG = [b"data: %d\n\n" % number for number in range(10_000)]
+
+
+def test_a_dripped_head_ends_at_the_deadline(hurried: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """A head that comes byte by byte never breaks the silence rule; the total deadline ends it: 504, upstream freed."""
+    upstream.script = raw(head_bytes(200, [("X-Long", "x" * 1000)]), size=1, gap=0.05)
+    response = ask(hurried.port, "POST", CHAT, BODY, [ORIGIN])
+    assert error_of(response, 504)["code"] == "upstream_deadline"
+    upstream.wait_left()
+    serves(hurried, upstream)
+
+
+@pytest.mark.parametrize("framing", ["chunked", "length", "close"])
+def test_an_endless_stream_ends_at_the_deadline(hurried: Gunicorn, upstream: ScriptedUpstream, framing: Any) -> None:
+    """Whole events, an error event, and then broken framing, however the upstream frames; the upstream is freed."""
+    upstream.script = sse(LONG, gap=0.05, framing=framing)
+    response = ask(hurried.port, "POST", CHAT, BODY)
+    assert (response.status, response.complete) == (200, False)
+    *events, last, rest = response.body.split(b"\n\n")
+    assert rest == b""
+    assert [event + b"\n\n" for event in events] == LONG[: len(events)]
+    assert events
+    assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "upstream_deadline"
+    upstream.wait_left()
+    serves(hurried, upstream)
+
+
+def test_an_endless_event_ends_at_the_deadline(hurried: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """Within an event no error event can be told from data: only the framing breaks."""
+    upstream.script = raw(STREAM_HEAD["close"] + b"data: 1\n\ndata: " + b"x" * 10_000, size=1, gap=0.01)
+    response = ask(hurried.port, "POST", CHAT, BODY)
+    assert (response.status, response.complete) == (200, False)
+    assert re.fullmatch(rb"data: 1\n\n(d|da|dat|data|data:|data: x*)?(data: \{.*\}\n\n)?", response.body)
+    assert b'x{"error' not in response.body
+    assert b"xdata" not in response.body
+    upstream.wait_left()
+
+
+@pytest.mark.parametrize("framing", ["chunked", "length", "close"])
+@pytest.mark.parametrize("kind", ["application/json", "audio/mpeg"])
+def test_an_endless_body_ends_at_the_deadline(hurried: Gunicorn, upstream: ScriptedUpstream, kind: str, framing: str) -> None:
+    """JSON that drips is a 504; anything else, already begun, ends with broken framing: never a clean end."""
+    how = {"chunked": [("Transfer-Encoding", "chunked")], "length": [("Content-Length", "20000")], "close": []}[framing]
+
+    def script(exchange: Exchange) -> None:
+        exchange.head(200, [("Content-Type", kind), *how])
+        for _ in range(10_000):
+            exchange.chunk(b"ab") if framing == "chunked" else exchange.send(b"ab")
+            exchange.sleep(0.05)
+
+    upstream.script = script
+    response = ask(hurried.port, "POST", "/v1/audio/speech", BODY, [ORIGIN])
+    if kind == "application/json":
+        assert error_of(response, 504)["code"] == "upstream_deadline"
+    else:
+        assert (response.status, response.complete) == (200, False)
+        assert set(response.body) <= set(b"ab")
+    upstream.wait_left()
+    serves(hurried, upstream)
+
+
+def test_a_deadline_that_is_not_reached_changes_nothing(hurried: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """Quick answers on shared connections, for longer in all than one may take: every one is whole."""
+    events = LONG[:3]
+    end = time.monotonic() + 1.5
+    while time.monotonic() < end:
+        upstream.script = sse(events, gap=0.01)
+        assert ask(hurried.port, "POST", CHAT, BODY).body == b"".join(events)
+        time.sleep(0.1)
+    assert upstream.accepted == 1
+
+
+def test_silence_before_the_head_is_a_504(beating: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """The read timeout ends it, heartbeats or not: nothing has been sent, so it can be a status."""
+    upstream.script = stall()
+    assert error_of(ask(beating.port, "POST", CHAT, BODY, [ORIGIN]), 504)["code"] == "upstream_timeout"
+    upstream.wait_left()
+    serves(beating, upstream)
+
+
+def test_silence_in_a_whole_body_is_a_504(beating: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """JSON that stops in the middle has not been passed on yet."""
+    upstream.script = SILENCES["in a whole body"][0]
+    assert error_of(ask(beating.port, "POST", CHAT, BODY, [ORIGIN]), 504)["code"] == "upstream_timeout"
+    upstream.wait_left()
+
+
+@pytest.mark.parametrize("framing", ["chunked", "length", "close"])
+def test_silence_in_a_stream_ends_it(beating: Gunicorn, upstream: ScriptedUpstream, framing: str) -> None:
+    """Longer than the read timeout: heartbeats until then, an error event, broken framing, upstream freed."""
+    first = b"data: 1\n\n"
+    upstream.script = chain(raw(STREAM_HEAD[framing] + (chunk(first) if framing == "chunked" else first)), stall())
+    response = ask(beating.port, "POST", CHAT, BODY)
+    assert (response.status, response.complete) == (200, False)
+    assert response.body.count(BEAT) >= 2
+    begin, _, end = response.body.replace(BEAT, b"").partition(b"\n\n")
+    assert begin + b"\n\n" == first
+    assert json.loads(end.removeprefix(b"data: "))["error"]["code"] == "upstream_timeout"
+    upstream.wait_left()
+
+
+# ------------------------------------------------------------------------------------------------------------ heartbeats
+
+
+def beaten(framing: str, pieces: list[bytes | float | threading.Event]) -> Script:
+    """*pieces* as a stream; a number is so many seconds of silence, an event a silence until the client has set it."""
+
+    def script(exchange: Exchange) -> None:
+        length = sum(len(piece) for piece in pieces if isinstance(piece, bytes))
+        exchange.send(STREAM_HEAD[framing].replace(b"1000000", b"%d" % length))
+        for piece in pieces:
+            if isinstance(piece, bytes):
+                exchange.chunk(piece) if framing == "chunked" else exchange.send(piece)
+            elif isinstance(piece, threading.Event):
+                if not piece.wait(1.8):  # less than the read timeout
+                    return
+            else:
+                exchange.sleep(piece)
+        if framing == "chunked":
+            exchange.send(b"0\r\n\r\n")
+
+    return script
+
+
+def read_beats(port: int, events: list[threading.Event], headers: list[tuple[str, str]] | None = None) -> Answer:
+    """Reads a stream; sets the next of *events* after every second heartbeat. ``answer.body`` is what came."""
+    waiting = list(events)
+    with connect(port) as sock:
+        sock.sendall(build_request("POST", CHAT, BODY, headers or []))
+        answer = Answer(sock)
+        body = b""
+        for _, data in answer.pieces():
+            body += data
+            while waiting and body.count(BEAT) >= 2 * (len(events) - len(waiting) + 1):
+                waiting.pop(0).set()
+    answer.body = body  # type: ignore[attr-defined]
+    return answer
+
+
+@pytest.mark.parametrize("agent", ["my-client", "mistral-client-python/3.7.0"])
+@pytest.mark.parametrize("framing", ["chunked", "length", "close"])
+def test_heartbeats_fill_the_silence_between_events(
+    beating: Gunicorn, upstream: ScriptedUpstream, framing: str, agent: str
+) -> None:
+    """Before the first event, between two and before the end; without them the bytes are the upstream's."""
+    seen = [threading.Event() for _ in range(3)]
+    upstream.script = beaten(framing, [seen[0], b"data: 1\n\n", seen[1], b"data: 2\n\ndata: 3\n\n", seen[2], b"data: [DONE]\n\n"])
+    answer: Any = read_beats(beating.port, seen, [("User-Agent", agent)])
+    assert answer.complete, answer.body
+    assert answer.body.replace(BEAT, b"") == b"data: 1\n\ndata: 2\n\ndata: 3\n\ndata: [DONE]\n\n"
+    assert re.fullmatch(rb"(: keep-alive\n\n|data: [^\n]+\n\n)+", answer.body)
+    assert answer.body.count(BEAT) >= 6
+
+
+SPLITS = [
+    [b"data: {", b'"n": 1}\n\n'],
+    [b"data: 1\n", b"\n"],
+    [b"data: 1\n", b"data: 2\n", b"\n"],
+    [b"data: 1\r\n\r", b"\n"],
+    [b"data: 1\r\n", b"\r\n"],
+    [b"data: 1\r", b"\r"],
+    [b"event: a\n", b"data: 1\n\n"],
+    [b": a com", b"ment\n\n"],
+    [b"data: 0\n\nda", b"ta: 1\n\n"],
+    ["data: é".encode()[:-1], "é\n\n".encode()[1:]],
+]
+
+
+@pytest.mark.parametrize("agent", ["my-client", "mistral-client-python/3.7.0"])
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+def test_no_heartbeat_inside_an_event(beating: Gunicorn, upstream: ScriptedUpstream, framing: str, agent: str) -> None:
+    """Silence in the middle of an event, wherever it is cut: the bytes of each event come through in one piece."""
+    with ThreadPoolExecutor(len(SPLITS)) as pool:
+        upstream.script = {str(n): beaten(framing, split_at(parts)) for n, parts in enumerate(SPLITS)}
+        bodies = [dict(BODY, model=str(n)) for n in range(len(SPLITS))]
+        answers = pool.map(lambda body: ask(beating.port, "POST", CHAT, body, [("User-Agent", agent)]), bodies)
+        for parts, response in zip(SPLITS, answers, strict=True):
+            assert response.complete, (parts, response)
+            assert response.body.replace(BEAT, b"") == b"".join(parts), (parts, response.body)
+            whole = b"".join(parts)
+            for event in re.split(rb"(?<=\n\n)", whole):
+                assert event in response.body, (parts, response.body)
+
+
+def split_at(parts: list[bytes]) -> list[bytes | float | threading.Event]:
+    return [parts[0], *(item for part in parts[1:] for item in (0.5, part))]
+
+
+def test_heartbeats_only_on_readable_event_streams(beating: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """Silent gzip streams, audio and JSON pass byte for byte."""
+    packed = gzip.compress(b"data: 1\n\n" * 10)
+    chunked = ("Transfer-Encoding", "chunked")
+
+    def silent(headers: list[tuple[str, str]], parts: list[bytes]) -> Script:
+        def script(exchange: Exchange) -> None:
+            exchange.head(200, [*headers, chunked])
+            for part in parts:
+                exchange.chunk(part)
+                exchange.sleep(0.7)
+            exchange.send(b"0\r\n\r\n")
+
+        return script
+
+    upstream.script = {
+        "gzip": silent([("Content-Type", "text/event-stream"), ("Content-Encoding", "gzip")], [packed[:9], packed[9:]]),
+        "audio": silent([("Content-Type", "audio/mpeg")], [b"ab\n\n", b"cd\n\n"]),
+        "json": silent([("Content-Type", "application/json")], [b'{"a":\n\n', b"1}"]),
+        "text": silent([("Content-Type", "text/plain")], [b"data: 1\n\n", b"data: 2\n\n"]),
+    }
+    wanted = {"gzip": packed, "audio": b"ab\n\ncd\n\n", "json": b'{"a":\n\n1}', "text": b"data: 1\n\ndata: 2\n\n"}
+    agent = ("User-Agent", "mistral-client-python/3.7.0")
+    with ThreadPoolExecutor(4) as pool:
+        answers = pool.map(lambda name: ask(beating.port, "POST", CHAT, dict(BODY, model=name), [agent]), wanted)
+        for name, response in zip(wanted, answers, strict=True):
+            assert (name, response.body, response.complete) == (name, wanted[name], True)
+
+
+def test_the_openai_sdk_does_not_notice_heartbeats(beating: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """Its chunks are those that it gets from the upstream directly."""
+    head = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    deltas: list[tuple[object, str | None]] = [({"role": "assistant", "content": ""}, None)]
+    deltas += [({"content": "two "}, None), ({"content": "words"}, "stop")]
+    chunks = [{**head, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]} for delta, reason in deltas]
+    events = [*map(event_bytes, chunks), b"data: [DONE]\n\n"]
+    results = []
+    for base in (upstream.url, beating.url):
+        upstream.script = beaten("chunked", [item for event in events for item in (event, 0.5)])
+        with OpenAI(base_url=base + "/v1", api_key="k", max_retries=0) as client:
+            stream = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}], stream=True)
+            results.append([chunk.model_dump() for chunk in stream])
+    assert results[0] == results[1]
+    assert len(results[0]) == len(chunks)
+
+
+# ------------------------------------------------------------------------------------------- and nobody else is disturbed
+
+
+def test_shared_connections_survive_clients_that_leave(patient: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """Hundreds of short requests, a third of whose clients leave at some moment: every one that stays gets its own answer."""
+
+    def script(exchange: Exchange) -> None:
+        model = exchange.request.model
+        exchange.sleep(float(str(model).split("/")[1]))
+        if exchange.request.json().get("stream"):
+            sse([{"model": model}, "[DONE]"], gap=0.01)(exchange)
+        else:
+            json_answer({"model": model, "key": exchange.request.header("Authorization")})(exchange)
+
+    upstream.script = script
+
+    def client(number: int) -> int:
+        dice, answered = random.Random(number), 0
+        for turn in range(30):
+            model = f"{number}-{turn}/{dice.choice([0, 0, 0, 0.01, 0.3])}"
+            stream = dice.random() < 0.3
+            request = build_request("POST", CHAT, {**BODY, "model": model, "stream": stream}, [("Authorization", f"Bearer {model}")])
+            with connect(patient.port) as sock:
+                sock.sendall(request)
+                if dice.random() < 0.33:
+                    time.sleep(dice.choice([0, 0.005, 0.1, 0.26]))
+                    dice.choice([by_fin, by_half, by_reset])(sock)
+                    continue
+                response = read_response(sock)
+            assert response.complete, response
+            if stream:
+                assert response.body == event_bytes({"model": model}) + b"data: [DONE]\n\n"
+            else:
+                assert response.json() == {"model": model, "key": f"Bearer {model}"}
+            answered += 1
+        return answered
+
+    with ThreadPoolExecutor(8) as pool:
+        answered = sum(pool.map(client, range(8)))
+    assert answered > 100
+    assert len({request.connection for request in upstream.requests}) < len(upstream.requests), "connections are shared"
+    serves(patient, upstream)

@@ -1,0 +1,475 @@
+"""The request log: what a line says, what it never says, and that the answer passes as it is."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+from wsgiref.handlers import SimpleHandler
+from wsgiref.validate import validator
+
+import pytest
+from werkzeug.test import Client, EnvironBuilder
+
+from mistral_filter import MistralFilter
+from mistral_filter.changes import Change
+from mistral_filter.proxy import logs
+from mistral_filter.proxy.logs import Record, RequestLog, configure
+
+KEY, QUERY, PROMPT, PATH, HEADER = "kkCANARYkk1a2b3c4d5e6f7g8h9", "qqCANARYqq", "ppCANARYpp", "xxCANARYxx", "hhCANARYhh"
+PREFIXES = ("", "/codestral")
+
+Log = Callable[[], list[str]]
+
+
+@pytest.fixture
+def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Log]]:
+    """``lines("INFO", "json")`` sets the log up; what it returns gives the lines written since it was last asked."""
+    loggers = [logging.getLogger(name) for name in ("mistral_filter", "mistral_filter.access", "urllib3")]
+    before = [(logger.handlers, logger.level, logger.propagate) for logger in loggers]
+
+    def start(level: str = "INFO", form: str = "text") -> Log:
+        configure(level, form)
+        return lambda: capsys.readouterr().err.splitlines()
+
+    yield start
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        logger.handlers, logger.level, logger.propagate = handlers, level, propagate
+        logger.manager._clear_cache()  # type: ignore[attr-defined]  # a level that was set by hand
+
+
+@pytest.fixture
+def records() -> list[Record]:
+    return []
+
+
+class Body:
+    """An iterable that notes what is done to it."""
+
+    def __init__(self, *pieces: bytes | BaseException, on_close: BaseException | None = None) -> None:
+        self.pieces = iter(pieces)
+        self.on_close = on_close
+        self.given = self.closed = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        piece = next(self.pieces)
+        if isinstance(piece, BaseException):
+            raise piece
+        self.given += 1
+        return piece
+
+    def close(self) -> None:
+        self.closed += 1
+        if self.on_close is not None:
+            raise self.on_close
+
+
+def answering(
+    body: Iterable[bytes], status: str = "200 OK", *headers: tuple[str, str], **environ_too: Any
+) -> Callable[..., Iterable[bytes]]:
+    """A WSGI application that answers with *body*, and puts *environ_too* into ``mistral_filter.…``."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        environ.update({f"mistral_filter.{name}": value for name, value in environ_too.items()})
+        start_response(status, [("Content-Type", "text/plain"), *headers])
+        return body
+
+    return app
+
+
+def ask(app: Callable[..., Any], method: str = "GET", path: str = "/v1/models", **options: Any) -> Any:
+    """One request through a log, with the standard library as the judge on both of its sides."""
+    return Client(validator(RequestLog(validator(app), prefixes=PREFIXES))).open(path, method=method, buffered=True, **options)
+
+
+def observed(app: Callable[..., Any], records: list[Record]) -> RequestLog:
+    return RequestLog(app, prefixes=PREFIXES, observe=records.append)
+
+
+def environ(path: str = "/v1/models", **options: Any) -> dict[str, Any]:
+    return EnvironBuilder(path, **options).get_environ()
+
+
+def ignore(*args: Any) -> Any:
+    """A start_response that does nothing."""
+    return ignore
+
+
+# --------------------------------------------------------------------------------------------------------------- what a line says
+
+
+def test_a_text_line_has_every_fact_of_the_request(lines: Callable[..., Log]) -> None:
+    """A filtered request makes one line with all facts, in a fixed order, and nothing else."""
+    log = lines()
+    inner = answering([b"12345", b"678"], "200 OK", ("X-Request-Id", "req-1.a_B"))
+    body = {"model": "m", "messages": [], "user": "u"}
+    response = ask(MistralFilter(inner), "POST", "/chat/completions/", json=body)
+    assert response.data == b"12345678"
+    (line,) = (line for line in log() if "method=" in line)
+    time, level, *facts = line.split(" ")
+    assert time[10] == "T"
+    assert time.endswith("+00:00")
+    assert level == "INFO"
+    ms = facts.pop(4)
+    assert ms.startswith("ms=")
+    assert float(ms[3:]) >= 0
+    expected = "method=POST path=/v1/chat/completions status=200 bytes=8 ended=ok request_id=req-1.a_B changes="
+    assert " ".join(facts) == expected + response.headers["Mistral-Filter-Changes"]
+
+
+def test_a_json_line_is_one_object(lines: Callable[..., Log]) -> None:
+    """The JSON format writes the same facts as one object a line, numbers as numbers."""
+    log = lines(form="json")
+    ask(answering([b"no"], "404 Not Found", outcome="not_found"), "DELETE", "/v1/nothing/here")
+    (line,) = map(json.loads, log())
+    assert line.pop("time").endswith("+00:00")
+    assert line.pop("ms") >= 0
+    facts = {"method": "DELETE", "path": "other", "status": 404, "bytes": 2, "ended": "not_found"}
+    assert line == {"level": "INFO", "logger": "mistral_filter.access", **facts, "request_id": "-", "changes": "-"}
+
+
+@pytest.mark.parametrize(
+    ("path", "canonical", "endpoint"),
+    [
+        ("/v1/chat/completions", "/v1/chat/completions", "chat"),
+        ("/codestral/fim/completions/", "/codestral/v1/fim/completions", "fim"),
+        ("/v1/chat/moderations", "/v1/chat/moderations", "chat/moderations"),
+        ("/v1/models/ft:open-mistral-7b:abc", "/v1/models/*", "models"),
+        ("/files/4711/content", "/v1/files/*/content", "files"),
+        ("/v1/" + "files/" * 50, "/v1/files/files/files/files/files/files", "files"),
+        ("/v1", "/v1", "/v1"),
+        ("/", "/", "/"),
+        ("/metrics", "/metrics", "/metrics"),
+        ("/explain/v1/chat/completions", "/explain", "/explain"),
+        ("/v1/secret", "other", "other"),
+        ("/v1/./chat/completions", "other", "other"),
+        ("/wp-login.php", "other", "other"),
+        ("", "other", "other"),
+    ],
+)
+def test_paths_are_canonical_and_from_a_closed_set(path: str, canonical: str, endpoint: str, records: list[Record]) -> None:
+    """A path is logged in its one spelling without ids, an unknown one as ``other``."""
+    observed(answering([]), records)(environ() | {"PATH_INFO": path}, ignore).close()  # type: ignore[attr-defined]
+    assert [(record.path, record.endpoint) for record in records] == [(canonical, endpoint)]
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ([("x-request-id", "a-1")], "a-1"),
+        ([("Mistral-Correlation-Id", "c_2.3")], "c_2.3"),
+        ([("mistral-correlation-id", "second"), ("X-REQUEST-ID", "first")], "first"),
+        ([("x-request-id", "a" * 65)], "-"),
+        ([("x-request-id", "a b")], "-"),
+        ([("x-request-id", "")], "-"),
+        ([], "-"),
+    ],
+)
+def test_the_request_id_is_the_upstreams_if_it_looks_like_one(
+    headers: list[tuple[str, str]], expected: str, records: list[Record]
+) -> None:
+    """Only a short plain word of the answer's head is taken for a request id."""
+    Client(observed(answering([b""], "200 OK", *headers), records)).get("/v1/models", buffered=True)
+    assert [record.request_id for record in records] == [expected]
+
+
+def test_health_is_quiet(lines: Callable[..., Log]) -> None:
+    """A platform's health checks fill no log, but can be seen at DEBUG."""
+    log = lines("INFO")
+    ask(answering([b""]), path="/health")
+    ask(answering([b""]), path="/healthz")
+    assert log() == []
+    log = lines("DEBUG")
+    ask(answering([b""]), path="/healthz")
+    assert [" DEBUG " in line and "path=/healthz" in line for line in log()] == [True]
+
+
+# ------------------------------------------------------------------------------------------------------------- how a request ends
+
+
+def test_a_client_that_leaves_is_a_499(records: list[Record]) -> None:
+    """An answer closed before its end is logged as client_gone with status 499, and is closed once."""
+    body = Body(b"one", b"two", b"three")
+    answer = observed(answering(body), records)(environ(), ignore)
+    assert next(iter(answer)) == b"one"
+    answer.close()  # type: ignore[attr-defined]
+    assert [(record.status, record.ended, record.sent) for record in records] == [(499, "client_gone", 3)]
+    assert body.closed == 1
+
+
+def test_pieces_pass_when_they_come() -> None:
+    """Nothing is read ahead: a piece is asked for when the server asks for it."""
+    body = Body(b"one", b"two")
+    pieces = iter(RequestLog(answering(body))(environ(), ignore))
+    assert body.given == 0
+    assert next(pieces) == b"one"
+    assert body.given == 1
+    assert list(pieces) == [b"two"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "ended", "status"),
+    [
+        ("upstream_timeout", "upstream_timeout", 200),
+        ("client_gone", "client_gone", 499),
+        (f"no word: {PROMPT}", "error", 200),
+        (404, "error", 200),
+        (None, "ok", 200),
+    ],
+)
+def test_an_inner_room_says_how_it_ended(outcome: object, ended: str, status: int, records: list[Record]) -> None:
+    """The outcome in the environ goes before what is seen from outside, if it is one word."""
+    Client(observed(answering([b"x"], outcome=outcome), records)).get("/v1/models", buffered=True)
+    assert [(record.ended, record.status) for record in records] == [(ended, status)]
+
+
+def test_an_outcome_set_while_closing_counts(records: list[Record]) -> None:
+    """The line is written after the inner close, which may be where an inner room learns how it ended."""
+    environment = environ()
+
+    class Late(Body):
+        def close(self) -> None:
+            environment["mistral_filter.outcome"] = "upstream_cut"
+
+    observed(answering(Late(b"x")), records)(environment, ignore).close()  # type: ignore[attr-defined]
+    assert [record.ended for record in records] == ["upstream_cut"]
+
+
+@pytest.mark.parametrize(("error", "ended"), [(OSError(PROMPT), "error"), (SystemExit(1), "stopped")])
+def test_exceptions_pass_unchanged(error: BaseException, ended: str, records: list[Record]) -> None:
+    """An exception before the answer, inside it or at its close reaches the server as it is, and is logged once each time."""
+
+    def failing(environ: Any, start_response: Any) -> Iterable[bytes]:
+        raise error
+
+    with pytest.raises(type(error)) as before:
+        observed(failing, records)(environ(), ignore)
+    for body in (Body(error), Body(b"x", error)):
+        inside: Any = observed(answering(body, "201 Created"), records)(environ(), ignore)
+        with pytest.raises(type(error)) as amid:
+            list(inside)
+        inside.close()
+        assert (amid.value, body.closed) == (error, 1)
+    at_end = observed(answering(Body(b"x", on_close=error)), records)(environ(), ignore)
+    assert list(at_end) == [b"x"]
+    with pytest.raises(type(error)) as closing:
+        at_end.close()  # type: ignore[attr-defined]
+    assert before.value is closing.value is error
+    seen = [(record.status, record.ended, record.sent) for record in records]
+    assert seen == [(500, ended, 0), (500, ended, 0), (201, ended, 1), (200, ended, 1)]
+
+
+def test_a_second_close_does_nothing(records: list[Record]) -> None:
+    """The inner close and the line happen once, however often the server closes; a body without close is fine."""
+    body = Body(b"x")
+    for inner in (body, [b"x"]):
+        answer: Any = observed(answering(inner), records)(environ(), ignore)
+        list(answer)
+        answer.close()
+        answer.close()
+    assert body.closed == 1
+    assert [record.ended for record in records] == ["ok", "ok"]
+
+
+def test_exc_info_reaches_the_server(records: list[Record]) -> None:
+    """A second start_response with exc_info replaces the status in the log as it does in the answer."""
+
+    def app(environ: Any, start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        try:
+            raise ValueError
+        except ValueError:
+            start_response("503 Service Unavailable", [("Content-Type", "text/plain"), ("X-Request-Id", "r")], sys.exc_info())
+        return [b"no"]
+
+    sent = io.BytesIO()
+    request = {name: value for name, value in environ().items() if not name.startswith("wsgi.")}
+    SimpleHandler(io.BytesIO(), sent, io.StringIO(), request).run(validator(observed(validator(app), records)))
+    assert sent.getvalue().startswith(b"HTTP/1.0 503 Service Unavailable\r\n")
+    assert b"X-Request-Id: r\r\n" in sent.getvalue()
+    assert [(record.status, record.request_id) for record in records] == [(503, "r")]
+
+
+def test_a_status_that_the_server_refuses_is_not_logged(records: list[Record]) -> None:
+    """When the server raises because the head is already sent, the line keeps the status that went out."""
+    calls = []
+
+    def server(status: str, headers: Any, *exc_info: Any) -> Any:
+        calls.append(status)
+        if exc_info:
+            raise exc_info[0][1]
+
+    def app(environ: Any, start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        yield b"x"
+        try:
+            raise OSError("late")
+        except OSError:
+            start_response("500 Internal Server Error", [], sys.exc_info())
+
+    answer: Any = observed(app, records)(environ(), server)
+    with pytest.raises(OSError, match="late"):
+        list(answer)
+    answer.close()
+    assert calls == ["200 OK", "500 Internal Server Error"]
+    assert [(record.status, record.ended) for record in records] == [(200, "error")]
+
+
+# ------------------------------------------------------------------------------------------------------------- what it never says
+
+
+CANARIES = (KEY, QUERY, PROMPT, PATH, HEADER)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/chat/completions",
+        f"/v1/models/{PATH}",
+        f"/v1/{PATH}",
+        f"/{PATH}/v1/chat/completions",
+        f"/v1/files/{PATH}/{PATH}/{KEY}",
+        f"/v1/chat/completions;{PATH}",
+        f"/v1/{PATH}/../chat/completions",
+        f"/explain/{PATH}",
+        f"/health/{PATH}",
+        f"/v1/chat/completions\r\nmethod=GET {PATH}",
+        f"/v1/caf\u00e9-{PATH}",
+    ],
+)
+def test_nothing_of_the_caller_is_ever_in_a_line(path: str, form: str, lines: Callable[..., Log]) -> None:
+    """Keys, query strings, prompts, odd paths, headers, methods, request ids, outcomes and field names stay out of each line."""
+    log = lines("DEBUG", form)
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        environ["mistral_filter.outcome"] = f"upstream said {PROMPT}"
+        start_response(f"502 {PROMPT}", [("Content-Type", f"text/{HEADER}"), ("X-Request-Id", f"r {HEADER}")])
+        return [PROMPT.encode()]
+
+    body = {"model": PROMPT, "messages": [{"role": "user", "content": PROMPT}], "user": PROMPT, f"{PROMPT}, he said": 1, KEY: 2}
+    for method in ("POST", HEADER):
+        Client(RequestLog(app, prefixes=PREFIXES)).open(
+            method=method,
+            buffered=True,
+            environ_overrides={"PATH_INFO": path.encode().decode("latin-1"), "QUERY_STRING": f"api_key={QUERY}"},
+            headers={"Authorization": f"Bearer {KEY}", "X-Request-Id": HEADER, "User-Agent": HEADER, "Cookie": HEADER},
+            json=body,
+        )
+    RequestLog(answering([], changes=tuple(Change("drop", name, PROMPT) for name in body)))(environ(path=path), ignore).close()  # type: ignore[attr-defined]
+    written = log()
+    assert len(written) == 3
+    assert not [line for line in written for canary in CANARIES if canary in line and canary != PROMPT], written
+    assert not [line for line in written if PROMPT in line], written
+
+
+def test_changes_are_named_and_bounded(records: list[Record]) -> None:
+    """Fields are named as in the header; what reads like no name is a question mark; a line stays short."""
+    changes = (
+        Change("rename", "messages[3].function_call", "why", "none", "tool_calls"),
+        Change("drop", "logit_bias", "why"),
+        Change("drop", f"metadata.{PROMPT}, he said.user", "why"),
+    )
+    many = tuple(Change("drop", f"field_{'abcdefghij'[n // 10]}{n % 10}", "why") for n in range(100))
+    for made in (changes, many):
+        observed(answering([], changes=made), records)(environ(), ignore).close()  # type: ignore[attr-defined]
+    few, bounded = (str(record.facts()["changes"]) for record in records)
+    assert few == (
+        'rename;path="messages[*].function_call";to="tool_calls";loss=none, drop;path="logit_bias";loss=lost, '
+        'drop;path="metadata.?";loss=lost'
+    )
+    assert len(bounded) <= 512
+    assert bounded.startswith('drop;path="field_a0";loss=lost, ')
+    assert "more;count=" in bounded
+
+
+def test_exceptions_are_logged_without_their_text(lines: Callable[..., Log]) -> None:
+    """A traceback that anybody logs becomes its type and place: its text may quote a prompt, and Flask's message a path."""
+    for form in ("text", "json"):
+        log = lines(form=form)
+        try:
+            raise ValueError(PROMPT)
+        except ValueError:
+            logging.getLogger("mistral_filter").exception("Exception on %s [%s]", PATH, "POST")
+        (line,) = log()
+        assert "unexpected ValueError in test_exceptions_are_logged_without_their_text:" in line
+        assert PROMPT not in line
+        assert PATH not in line
+
+
+# --------------------------------------------------------------------------------------------------------------------- setting up
+
+
+def test_configuring_twice_writes_each_line_once(lines: Callable[..., Log]) -> None:
+    """A second call replaces format and level, keeps a host's own handler, and doubles no line."""
+    host = logging.NullHandler()
+    logging.getLogger("mistral_filter").addHandler(host)
+    lines("DEBUG", "json")
+    log = lines("INFO", "text")
+    logging.getLogger("mistral_filter").warning("one %s", "thing")
+    ask(answering([b""]))
+    logging.getLogger("mistral_filter").debug("nothing")
+    warning, access = log()
+    assert warning.split(" ", 2)[1:] == ["WARNING", "one thing"]
+    assert " INFO method=GET path=/v1/models " in access
+    assert host in logging.getLogger("mistral_filter").handlers
+
+
+def test_nothing_goes_to_the_root_logger(lines: Callable[..., Log]) -> None:
+    """A host's root handler gets no second copy, and urllib3's warnings, which quote URLs, are off."""
+    lines()
+    seen: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = seen.append  # type: ignore[method-assign,assignment]
+    logging.getLogger().addHandler(handler)
+    try:
+        ask(answering([b""]))
+        logging.getLogger("urllib3.connectionpool").warning("Retrying /?api_key=%s", KEY)
+        logging.getLogger("elsewhere").warning("this one does")
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert [record.name for record in seen] == ["elsewhere"]
+
+
+def test_an_unknown_format_stops_the_start(lines: Callable[..., Log]) -> None:
+    """A format that does not exist is an error, not a default."""
+    with pytest.raises(KeyError, match="yaml"):
+        lines(form="yaml")
+
+
+def test_requests_are_observed_when_the_log_is_off(lines: Callable[..., Log], records: list[Record]) -> None:
+    """Metrics do not depend on the log's level."""
+    log = lines("ERROR")
+    Client(observed(answering([b"x"]), records)).get("/health", buffered=True)
+    assert [record.path for record in records] == ["/health"]
+    assert log() == []
+
+
+def test_a_failing_observer_spoils_no_answer(lines: Callable[..., Log]) -> None:
+    """A defect of the log's own is a line with its type; the answer goes out."""
+    log = lines()
+
+    def failing(record: Record) -> None:
+        raise RuntimeError(PROMPT)
+
+    response = Client(RequestLog(answering([b"x"]), observe=failing)).get("/v1/models", buffered=True)
+    assert response.data == b"x"
+    assert log()[-1].endswith(" ERROR a request could not be logged: RuntimeError")
+
+
+def test_records_are_made_only_for_somebody(lines: Callable[..., Log], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the log off and nobody to observe, a request costs no record."""
+    made: list[object] = []
+    monkeypatch.setattr(logs._Answer, "record", lambda *args: made.append(args))
+    lines("ERROR")
+    ask(answering([b"x"]))
+    assert made == []
+    lines("INFO")
+    ask(answering([b"x"]))
+    assert len(made) == 1
