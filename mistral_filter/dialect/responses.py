@@ -132,7 +132,7 @@ def _text(body: Node, changes: list[Change]) -> None:
     form = as_object(text.get("format"))
     kind = as_text(form.get("type")) if form else None
     if form is None or kind == "text":
-        if form is not None or not text:
+        if "format" in text or not text:
             changes.append(Change("drop", "text", "plain text is what happens without it", "none"))
         return
     if kind == "json_schema":
