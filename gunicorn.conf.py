@@ -1,6 +1,9 @@
 """How gunicorn serves the proxy; it is found by its name. PORT and WEB_CONCURRENCY are what the platforms set."""
 
+import json
 import os
+
+from gunicorn import glogging, util
 
 bind = f"0.0.0.0:{os.environ.get('PORT', '8000')}"
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
@@ -20,3 +23,40 @@ graceful_timeout = 20
 forwarder_headers = ""
 
 control_socket_disable = True
+
+# Keys as long as some gateways make them.
+limit_request_field_size = 16380
+
+# Where somebody switches the access log on: no query string in it.
+access_log_format = '%(h)s "%(m)s %(U)s %(H)s" %(s)s %(B)s %(D)s'
+
+
+class Logger(glogging.Logger):
+    """Says what went wrong without quoting the request, in which a key or a prompt may be."""
+
+    def warning(self, msg, *args, **kwargs):
+        """A request that is not valid HTTP."""
+        super().warning("Invalid request" if msg.startswith("Invalid request") else msg, *args, **kwargs)
+
+    def exception(self, msg, *args, **kwargs):
+        """A defect of ours, or of gunicorn's."""
+        if msg.startswith("Error handling request"):
+            super().exception("Error handling request", **kwargs)
+        else:
+            super().exception(msg, *args, **kwargs)
+
+
+logger_class = Logger
+
+
+def _write_error(sock, status, reason, _quoted):
+    """In place of gunicorn's page, which quotes what it did not understand: the error in the one shape."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    error = {"message": f"{reason}.", "type": kind, "param": None, "code": reason.lower().replace(" ", "_")}
+    body = json.dumps({"error": error})
+    head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(body)}\r\nAccess-Control-Allow-Origin: *\r\n\r\n"
+    util.write_nonblock(sock, (head + body).encode("latin-1"))
+
+
+util.write_error = _write_error

@@ -175,7 +175,7 @@ ERRORS = [
     (500, {"error": {"message": {"detail": "Broken"}, "code": 5}}, ("Broken", "server_error", None, "5")),
     (
         500,
-        {"message": {"message": {"message": {"message": {}}}}},
+        {"message": {"message": {"message": {"message": "m"}}}},
         ("The upstream answered 500 and did not say why.", "server_error", None, None),
     ),
     (503, {}, ("The upstream answered 503 and did not say why.", "server_error", None, None)),
@@ -231,6 +231,12 @@ def test_error_keeps_bytes() -> None:
     assert json.loads(body)["error"] == {"message": "a: m", "type": "invalid_request_error", "param": "a", "code": "t"}
 
 
+def test_keys_of_an_error_without_a_message_stay() -> None:
+    """An ``error`` that clients cannot read yet keeps what else it says."""
+    error = json.loads(error_answer(500, JSON, b'{"message":"m","error":{"type":"t","retry":[1]}}')[1])["error"]
+    assert error == {"type": "t", "retry": [1], "message": "m", "param": None, "code": None}
+
+
 def test_good_error_is_untouched() -> None:
     """An error that clients can read already is passed on as the same bytes."""
     kind, body = "application/problem+json; x=1", b'{ "error": {"message": "m"} }'
@@ -272,6 +278,8 @@ def test_message_is_bounded() -> None:
     error = json.loads(error_answer(422, JSON, dump({"detail": many}))[1])["error"]
     assert error["message"].startswith("f0: Extra inputs are not permitted; f1: ")
     assert error["message"].endswith("; f9: Extra inputs are not permitted; and 90 more")
+    eleven = json.loads(error_answer(422, JSON, dump({"detail": many[:11]}))[1])["error"]
+    assert eleven["message"].endswith("; f9: Extra inputs are not permitted; and 1 more")
     long = [{**FORBIDDEN, "loc": ["body", "f" * 10_000]}]
     assert len(json.loads(error_answer(422, JSON, dump({"detail": long}))[1])["error"]["message"]) < 1_100
 
@@ -307,6 +315,7 @@ CONTENT = "list[tagged-union[TextChunk,ImageURLChunk]]"
         (["body", "input", "list[str]", 2], "input[2]"),
         (["body", "input", 0, 1, "user", "name"], "input[0][1].name"),
         (["body", "stop", "list[constrained-str]", 0], "stop[0]"),
+        (["body", "messages", "function-after[check(), list[tagged-union[A,B]]]", 1, "user", "name"], "messages[1].name"),
         (["body", "user", "name"], "user.name"),
         (["query", "body", "str"], "query.body.str"),
         (["body", "data[x]"], "data[x]"),
@@ -379,6 +388,14 @@ def test_thinking_becomes_reasoning_content() -> None:
         ([{"type": "thinking", "thinking": "Hm"}, FOUR], {"content": "Four.", "reasoning_content": "Hm"}),
         ([{"type": "thinking", "thinking": [], "signature": None}], {"content": ""}),
         ([{"thinking": [FOUR]}, {"text": "a"}], {"content": "a", "reasoning_content": "Four."}),
+        (
+            [{"type": "thinking", "thinking": [{**FOUR, "x": 1}]}],
+            {
+                "content": "",
+                "reasoning_content": "Four.",
+                "content_chunks": [{"type": "thinking", "thinking": [{**FOUR, "x": 1}]}],
+            },
+        ),
         ([FOUR, REFERENCE, FOUR], {"content": "Four.Four.", "content_chunks": [REFERENCE]}),
         ([1, "a", {"type": "text", "text": None}], {"content": "", "content_chunks": [1, "a", {"type": "text", "text": None}]}),
         ([{**FOUR, "x": 1}], {"content": "Four.", "content_chunks": [{**FOUR, "x": 1}]}),
@@ -452,6 +469,7 @@ def test_tool_calls_get_a_type() -> None:
         b"[]",
         b"no JSON",
         b"[" * 100_000,
+        b'{"choices":[],"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b"",
     ],
 )
@@ -581,8 +599,9 @@ def test_tool_calls_beside_reasoning_and_their_indexes() -> None:
             chunk({"tool_calls": [call(id="a")]}),
             chunk({"tool_calls": [call()]}),
             chunk({"tool_calls": [call(id="b", index=None)]}),
+            chunk({"tool_calls": [call(id="a")]}),
             chunk({"tool_calls": [call("h", id="c")]}),
-            chunk({"tool_calls": [call("h", id="z")]}, index=1),
+            chunk({"tool_calls": [call()]}, index=1),
             chunk({"tool_calls": [call("i", id="d", index=7), call("j", id="e")]}),
             chunk({"tool_calls": [call("k")]}),
             chunk({"tool_calls": [call(id="null")]}),
@@ -590,7 +609,7 @@ def test_tool_calls_beside_reasoning_and_their_indexes() -> None:
         ]
     )
     seen = [call for delta in deltas(stream) for call in delta["tool_calls"]]
-    assert [call["index"] for call in seen] == [0, 1, 0, 0, 1, 2, 0, 7, 8, 9, 9, 7]
+    assert [call["index"] for call in seen] == [0, 1, 0, 0, 1, 0, 2, 0, 7, 8, 9, 9, 7]
     assert {call["type"] for call in seen} == {"function"}
     assert deltas(stream)[0]["content"] == "Four."
 
@@ -701,6 +720,13 @@ def streams(draw: st.DrawFn) -> bytes:
     return stream[: len(stream) - draw(st.integers(0, 20))]
 
 
+def test_two_events_with_different_line_ends_in_one_piece() -> None:
+    """What looks like one event by its first and last bytes may be two."""
+    first, second = (event[:-2] for event in REASONING[1:3])
+    assert through(first + b"\r\r" + second + b"\n\n") == through(first + b"\r\r") + through(second + b"\n\n")
+    assert len(decoded(through(first + b"\r\r" + second + b"\n\n"))) == 2
+
+
 def cut(stream: bytes, places: list[int]) -> Iterator[bytes]:
     edges = [0, *sorted(place % (len(stream) + 1) for place in places), len(stream)]
     return (stream[a:b] for a, b in pairwise(edges))
@@ -782,14 +808,16 @@ def test_a_cut_stream_ends_as_it_came() -> None:
 def test_a_break_comes_after_what_was_whole() -> None:
     """An exception from upstream passes through after the whole events; the part of one is left out, so another can follow."""
 
-    def breaking() -> Iterator[bytes]:
-        yield REASONING[1] + REASONING[2] + b'data: {"choi'
+    def breaking(*pieces: bytes) -> Iterator[bytes]:
+        yield from pieces
         raise UpstreamError(502, "upstream_cut", "cut")
 
-    events = CHAT.events(breaking())
-    assert next(events) == through(*REASONING[1:3])
-    with pytest.raises(UpstreamError, match="cut"):
-        next(events)
+    for last in (b'data: {"choi', REASONING[4][:-1], REASONING[4][:-2]):
+        for pieces in ([REASONING[1] + REASONING[2] + last], [REASONING[1] + REASONING[2], last]):
+            events = CHAT.events(breaking(*pieces))
+            assert next(events) == through(*REASONING[1:3])
+            with pytest.raises(UpstreamError, match="cut"):
+                next(events)
 
 
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r"])
@@ -816,6 +844,11 @@ def test_large_events_pass_unlooked(end: bytes) -> None:
             ]
             assert through(*tail_pieces) == seen
     assert through(just + end) != just + end
+    assert through(large + end) == large + end
+    lines = b": x\n" * (MAX_EVENT // 3) + behind.rstrip() + end + behind
+    for size in (65_533, 65_534, 65_535, 65_536):
+        seen = through(*(lines[i : i + size] for i in range(0, len(lines), size)))
+        assert seen == lines.removesuffix(behind) + through(behind)
     unfinished = CHAT.events(iter([large, b"b"]))
     assert [next(unfinished), next(unfinished)] == [large, b"b"]
 

@@ -27,6 +27,7 @@ from servers import (
     BadFraming,
     Gunicorn,
     Response,
+    Server,
     alive,
     ask,
     build_request,
@@ -72,8 +73,16 @@ def send(server: Gunicorn, target: str = CHAT, tag: str = "canary-prompt", **mor
     return ask(server.port, "POST", target, chat(model=tag, **more), [ORIGIN, KEY])
 
 
+def send_bytes(server: Gunicorn, body: bytes, kind: str | None) -> Response:
+    """A chat request with this body and Content-Type."""
+    lines = [f"POST {CHAT} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *(": ".join(pair) for pair in (ORIGIN, KEY))]
+    with connect(server.port) as sock:
+        sock.sendall("\r\n".join([*lines, *([f"Content-Type: {kind}"] if kind else []), "", ""]).encode() + body)
+        return read_response(sock)
+
+
 def invariants(server: Gunicorn, upstream: ScriptedUpstream, requests: int) -> None:
-    """The upstream has seen *requests*; the next two callers get their own answers, for one request each; nothing leaked."""
+    """The upstream has seen *requests*; the next two callers get their own answers, for one request each."""
     assert len(upstream.requests) == requests
     upstream.script = echo
     for tag in ("next-1", "next-2"):
@@ -81,8 +90,6 @@ def invariants(server: Gunicorn, upstream: ScriptedUpstream, requests: int) -> N
         assert (response.status, response.complete) == (200, True), response
         assert json.loads(response.json()["body"])["model"] == tag
     assert len(upstream.requests) == requests + 2
-    assert "canary" not in server.log()
-    assert "Traceback" not in server.log()
 
 
 def refused(response: Response, status: int, code: str | None = None) -> None:
@@ -91,6 +98,17 @@ def refused(response: Response, status: int, code: str | None = None) -> None:
     assert code in (None, error["code"])
     assert b"canary" not in response.body
     assert b"127.0.0.1" not in response.body
+
+
+@pytest.fixture(autouse=True)
+def clean_logs() -> Iterator[None]:
+    """After each test: no server has written a key, a prompt or a traceback."""
+    before = {server: len(server.log()) for server in Server.running}
+    yield
+    for server in Server.running:
+        lines = server.log()[before.get(server, 0) :]
+        assert "canary" not in lines
+        assert "Traceback" not in lines
 
 
 @pytest.fixture(scope="module")
@@ -164,12 +182,8 @@ def test_a_body_that_is_no_json_object_is_refused(
     proxy: Gunicorn, upstream: ScriptedUpstream, body: bytes, code: str | None
 ) -> None:
     """400 in JSON, whatever its Content-Type says, and nothing goes upstream."""
-    for kind in ("application/json", "text/plain", "application/json; charset=utf-16"):
-        refused(
-            ask(proxy.port, "POST", CHAT, body, [ORIGIN, KEY, ("Content-Type", kind)][: 2 + (kind != "application/json")]),
-            400,
-            code,
-        )
+    for kind in ("application/json", "text/plain", None):
+        refused(send_bytes(proxy, body, kind), 400, code)
     invariants(proxy, upstream, 0)
 
 
@@ -179,10 +193,7 @@ def test_a_body_that_is_no_json_object_is_refused(
 def test_the_content_type_does_not_decide(proxy: Gunicorn, upstream: ScriptedUpstream, kind: str | None) -> None:
     """A15: JSON for an endpoint is filtered or refused whatever it is called; it is never passed on as it is."""
     body = json.dumps(chat(no_such=1)).encode()
-    lines = [f"Content-Length: {len(body)}", *([f"Content-Type: {kind}"] if kind else [])]
-    with connect(proxy.port) as sock:
-        sock.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\n".encode() + "\r\n".join([*lines, "", ""]).encode() + body)
-        response = read_response(sock)
+    response = send_bytes(proxy, body, kind)
     assert response.status in (200, 415)
     assert [request.json() for request in upstream.requests] == [chat()] * (response.status == 200)
     invariants(proxy, upstream, len(upstream.requests))
@@ -400,6 +411,7 @@ def nowhere(
         }
         servers["rst"].on_connect = chain(Exchange.wait_for_bytes, reset)
         servers["hangup"].on_connect = no_reply
+        servers["plain"].on_connect = chain(Exchange.wait_for_bytes, raw(b"HTTP/1.1 400 Bad Request\r\n\r\n"), Exchange.close)
         servers["stalled"].on_connect = stall(60)
         urls = {name: f"https://127.0.0.1:{server.port}" for name, server in servers.items()}
         urls["full"] = f"http://127.0.0.1:{stack.enter_context(full_backlog())}"
@@ -661,8 +673,12 @@ GOOD_ANSWERS = [
     Fault("E9 DEL", ok(b"X: a\x7fb\nContent-Length: 8"), 200),
     Fault("E10 bare CR", ok(b"X: a\rb\nContent-Length: 8"), 200),
     Fault("E10 a bare CR that hides a header", ok(b"X: a\rSet-Cookie: b=1\nContent-Length: 8"), 200),
-    Fault("F10 the connection closed late", chain(ok(b"Content-Length: 8"), stall(60)), 200),
-    Fault("F10 chunked, closed late", chain(ok(b"Transfer-Encoding: chunked", b'8\r\n{"n": 1}\r\n0\r\n\r\n'), stall(60)), 200),
+    Fault("F10 the connection closed late", chain(ok(b"Connection: close\nContent-Length: 8"), stall(60)), 200),
+    Fault(
+        "F10 chunked, closed late",
+        chain(ok(b"Connection: close\nTransfer-Encoding: chunked", b'8\r\n{"n": 1}\r\n0\r\n\r\n'), stall(60)),
+        200,
+    ),
     Fault(
         "chunks with extensions and trailers", ok(b"Transfer-Encoding: chunked", b'8;x=y\r\n{"n": 1}\r\n0\r\nX-T: 1\r\n\r\n'), 200
     ),
@@ -687,28 +703,6 @@ def test_an_odd_answer_is_whole_or_an_error(proxy: Gunicorn, upstream: ScriptedU
     invariants(proxy, upstream, 1)
 
 
-def test_bodies_that_nobody_announced_poison_nobody(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
-    """A body after HEAD, 204, 304 or an empty 200 is not the next caller's answer."""
-    poison = head_bytes(200, [("Content-Type", "application/json"), ("Content-Length", "13")]) + b'{"poison": 1}'
-    length = [("Content-Length", str(len(poison)))]
-    for method, head, status in [
-        ("HEAD", head_bytes(200, length), 200),
-        ("HEAD", head_bytes(404, length), 404),
-        ("DELETE", head_bytes(204), 204),
-        ("GET", head_bytes(204, [("Transfer-Encoding", "chunked")]), 204),
-        ("GET", head_bytes(304, length), 304),
-        ("GET", head_bytes(200, [("Content-Length", "0")]), 200),
-    ]:
-        for late in (False, True):
-            upstream.clear()
-            upstream.script = (
-                chain(raw(head), stall(0.02), raw(poison), stall(60)) if late else chain(raw(head + poison), stall(60))
-            )
-            response = ask(proxy.port, method, "/v1/models", headers=[ORIGIN, KEY])
-            assert (response.status, response.body, response.complete) == (status, b"", True)
-            invariants(proxy, upstream, 1)
-
-
 POISON = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n{"poison": 1}'
 GOOD_ENDS = {
     "length": json_answer({"n": 1}),
@@ -726,6 +720,30 @@ EXTRAS = {
     "rubbish": b"\x00" * 100,
     "much": POISON * 5000,
 }
+POISON_LENGTH = [("Content-Length", str(len(POISON)))]
+BODILESS: dict[str, tuple[str, bytes, int]] = {
+    "HEAD": ("HEAD", head_bytes(200, POISON_LENGTH), 200),
+    "HEAD, chunked": ("HEAD", head_bytes(200, [("Transfer-Encoding", "chunked")]), 200),
+    "HEAD, 404": ("HEAD", head_bytes(404, POISON_LENGTH), 404),
+    "204": ("DELETE", head_bytes(204), 204),
+    "204, chunked": ("GET", head_bytes(204, [("Transfer-Encoding", "chunked")]), 204),
+    "304": ("GET", head_bytes(304, POISON_LENGTH), 304),
+    "an empty 200": ("GET", head_bytes(200, [("Content-Length", "0")]), 200),
+}
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["together", "late"])
+@pytest.mark.parametrize("name", BODILESS)
+def test_bodies_that_nobody_announced_poison_nobody(proxy: Gunicorn, upstream: ScriptedUpstream, name: str, late: bool) -> None:
+    """A body after an answer that has none is not the next caller's answer."""
+    method, head, status = BODILESS[name]
+    upstream.script = chain(raw(head), stall(0.02), raw(POISON)) if late else raw(head + POISON)
+    upstream.script = chain(upstream.script, Exchange.keep_alive)
+    response = ask(proxy.port, method, "/v1/models", headers=[ORIGIN, KEY])
+    assert (response.status, response.body, response.complete) == (status, b"", True)
+    if late:
+        time.sleep(0.04)
+    invariants(proxy, upstream, 1)
 
 
 def together(script: Script, more: bytes) -> Script:
@@ -756,7 +774,7 @@ def test_bytes_after_an_answer_are_nobodys_answer(proxy: Gunicorn, upstream: Scr
             upstream.script = chain(good, stall(0.02), raw(more))
         response = send(proxy)
         assert response.complete
-        assert b'"n": 1' in response.body
+        assert b'"n":1' in response.body.replace(b" ", b"")
         assert b"poison" not in response.body
         if when == "later":
             time.sleep(0.04)
@@ -847,7 +865,7 @@ def test_a_stream_cut_at_every_offset(proxy: Gunicorn, upstream: ScriptedUpstrea
 @pytest.mark.parametrize("framing", ["chunked", "length"])
 @pytest.mark.parametrize("end", ["FIN", "RST"])
 def test_an_answer_cut_at_every_byte_on_the_wire(proxy: Gunicorn, upstream: ScriptedUpstream, framing: Framing, end: str) -> None:
-    """F11: in the head it is a 502, in the body broken framing, for a stream and for JSON; never a clean end or another status."""
+    """F11: in the head it is a 502, in the body of a stream broken framing; never a clean end or another status."""
     stream = sse_bytes(STREAM[-2:], framing)
     plain = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
     plain += b"Content-Length: 8\r\n\r\n" if framing == "length" else b"Transfer-Encoding: chunked\r\n\r\n8\r\n"
@@ -889,6 +907,9 @@ def test_what_is_no_event_stream_gets_no_error_event(proxy: Gunicorn, upstream: 
         wire = body if framing.startswith(b"C") else b"2dc6c0\r\n" + body
         upstream.script = answer(b"HTTP/1.1 200 OK\n" + framing + b"Content-Type: " + kind, wire)
         response = send(proxy)
+        if kind == b"application/json" and response.status == 502:
+            refused(response, 502)
+            continue
         assert (response.status, response.complete) == (200, False)
         assert body.startswith(response.body)
         assert len(response.body) > 1_000_000
@@ -986,7 +1007,7 @@ def test_a_client_that_leaves_in_mid_request_costs_nothing(proxy: Gunicorn, upst
             stack.enter_context(connect(proxy.port)).sendall(start)
         assert send(proxy).status == 200
         assert ask(proxy.port, "GET", "/health").status == 200
-    eventually(lambda: proxy.fds() <= before + 1, "the descriptors to be freed")
+    eventually(lambda: proxy.fds() <= before + 1, "the descriptors to be freed", 5)
     invariants(proxy, upstream, 1)
 
 
@@ -1012,8 +1033,35 @@ def test_fifty_streams_at_a_time(proxy: Gunicorn, upstream: ScriptedUpstream) ->
         for n, stream in enumerate(streams):
             response = stream.result(DEADLINE)
             assert (response.body, response.complete) == (event_bytes({"tag": f"caller-{n}"}) * 2, True)
-    eventually(lambda: proxy.fds() <= before + 1, "the descriptors to be freed")
+    eventually(lambda: proxy.fds() <= before + 1, "the descriptors to be freed", 5)
     invariants(proxy, upstream, 50)
+
+
+def test_calls_that_have_ended_do_not_count(gunicorn_server: Servers, upstream: ScriptedUpstream) -> None:
+    """D9, I8: whatever way a call ends, its place is free again: two are enough for any number, one after the other."""
+    server = gunicorn_server(WEB_CONCURRENCY=1, MISTRAL_FILTER_CONCURRENCY=2)
+    scripts = [
+        echo,
+        sse(STREAM),
+        json_answer({}, 404),
+        sse(STREAM, cut_at=9),
+        no_reply,
+        json_answer({}, 422),
+        raw(head_bytes(101)),
+    ]
+    for script in scripts * 3:
+        upstream.script = script
+        assert send(server).status != 503
+    for method in ("HEAD", "GET", "DELETE") * 3:
+        upstream.script = json_answer({}, 204 if method == "DELETE" else 200)
+        assert ask(server.port, method, "/v1/files/f1", headers=[KEY]).status != 503
+    for _ in range(4):
+        upstream.script = sse([STREAM[0]] * 10_000, gap=0.02)
+        with connect(server.port) as sock:
+            sock.sendall(build_request("POST", CHAT, chat(stream=True), [KEY]))
+            assert Answer(sock).status == 200
+        upstream.wait_connections(0)
+    invariants(server, upstream, 34)
 
 
 # ------------------------------------------------------------------------------------------ H. isolation and lifecycle
@@ -1151,6 +1199,7 @@ def test_sigterm_lets_a_short_stream_end(upstream: ScriptedUpstream, tmp_path: P
         go_on.set()
         response = reader.rest()
         assert (response.body, response.complete) == (WHOLE, True)
+        reader.sock.close()  # an idle connection that is kept alive would be waited for
         assert server.process.wait(25) == 0
         assert "Traceback" not in server.log()
 
@@ -1204,5 +1253,5 @@ def test_at_the_end_descriptors_are_back(proxy: Gunicorn, upstream: ScriptedUpst
     assert seen == []
     upstream.drop()
     assert send(proxy).status == 200
-    eventually(lambda: proxy.fds() <= baseline[proxy.pid], "the descriptors to be back at the baseline")
+    eventually(lambda: proxy.fds() <= baseline[proxy.pid], "the descriptors to be back at the baseline", 5)
     assert len(proxy.workers()) == 1

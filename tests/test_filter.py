@@ -11,7 +11,7 @@ import pytest
 import records
 import sdk
 
-from mistral_filter import Change, MistralFilterError, filter_body
+from mistral_filter import Change, Filtered, MistralFilterError, filter_body
 from mistral_filter.errors import BadRequest, InvalidJSON, Refused, TooDeep
 
 Json = dict[str, Any]
@@ -32,7 +32,14 @@ ENDPOINT_OF = {
 """The paths of the records whose bodies are judged, by hand."""
 
 JUDGED = [record for record in records.load() if record.method == "POST" and record.path in ENDPOINT_OF]
-OTHERS = {"/v1/models", "/v1/responses", "/v1/completions", "/dashboard/billing/subscription", "/v1/models/mistral-small-latest", "/v1"}
+OTHERS = {
+    "/v1/models",
+    "/v1/responses",
+    "/v1/completions",
+    "/dashboard/billing/subscription",
+    "/v1/models/mistral-small-latest",
+    "/v1",
+}
 
 
 def dump(body: Any) -> bytes:
@@ -49,6 +56,13 @@ def refusal(body: bytes, endpoint: str = "chat", **options: Any) -> MistralFilte
     with pytest.raises(MistralFilterError) as caught:
         filter_body(body, endpoint, **options)
     return caught.value
+
+
+def outcome_of(body: bytes, endpoint: str = "chat", **options: Any) -> Filtered | MistralFilterError:
+    try:
+        return filter_body(body, endpoint, **options)
+    except MistralFilterError as error:
+        return error
 
 
 def token_ids(body: Json) -> bool:
@@ -141,7 +155,9 @@ def pairs(messages: list[Json]) -> Iterator[tuple[int, int, int]]:
 
 
 @pytest.mark.parametrize("fields", LISTS)
-@pytest.mark.parametrize("record", [r for r in JUDGED if any(m.get("role") == "tool" for m in r.body.get("messages", ()))], ids=str)
+@pytest.mark.parametrize(
+    "record", [r for r in JUDGED if any(m.get("role") == "tool" for m in r.body.get("messages", ()))], ids=str
+)
 def test_every_result_of_a_record_answers_its_call(record: records.Record, fields: str) -> None:
     """A tool's result answers the very call after filtering that it answered before."""
     body, _ = filtered(record.raw, fields=fields)
@@ -288,7 +304,13 @@ VALUES = [
 def test_something_changed_keeps_every_other_value_to_the_byte(value: bytes) -> None:
     """Beside a dropped field each value keeps its spelling, at the top level and inside messages and tools."""
     body = (
-        b'{"metadata":' + value + b',"zzz":1,"stop":' + value + b',"messages":[{"role":"user","content":' + value + b',"name":1}],'
+        b'{"metadata":'
+        + value
+        + b',"zzz":1,"stop":'
+        + value
+        + b',"messages":[{"role":"user","content":'
+        + value
+        + b',"name":1}],'
         b'"tools":[{"type":"function","x":1,"function":{"name":"f","parameters":' + value + b"}}]}"
     )
     expected = (
@@ -415,12 +437,11 @@ def test_a_byte_order_mark_is_stripped() -> None:
 def test_a_number_beyond_every_machine_is_no_crash(name: str, number: bytes, translate: bool) -> None:
     """A number that fits no machine type is forwarded as it is, repaired or dropped, or answered with a 400: never a defect."""
     body = b'{"model":"m","' + name.encode() + b'":' + number + b"}"
-    try:
-        out, changes = filter_body(body, fields="current", translate=translate)
-    except MistralFilterError as error:
-        assert error.status == 400
+    outcome = outcome_of(body, fields="current", translate=translate)
+    if isinstance(outcome, MistralFilterError):
+        assert outcome.status == 400
     else:
-        assert out == body or [change.path for change in changes] == [name]
+        assert outcome.body == body or [change.path for change in outcome.changes] == [name]
 
 
 @pytest.mark.parametrize("name", ["max_completion_tokens", "seed", "dimensions"])
@@ -428,13 +449,12 @@ def test_a_renamed_number_beyond_every_machine_is_no_crash(name: str) -> None:
     """The same for a field that is renamed on the way, and compared with its Mistral namesake."""
     endpoint = "embeddings" if name == "dimensions" else "chat"
     body = b'{"' + name.encode() + b'":' + b"9" * 4301 + b',"max_tokens":5}'
-    try:
-        out, changes = filter_body(body, endpoint, fields="current")
-    except MistralFilterError as error:
-        assert error.status == 400
+    outcome = outcome_of(body, endpoint, fields="current")
+    if isinstance(outcome, MistralFilterError):
+        assert outcome.status == 400
     else:
-        assert b'"' + name.encode() + b'"' not in out
-        assert name in [change.path for change in changes]
+        assert b'"' + name.encode() + b'"' not in outcome.body
+        assert name in [change.path for change in outcome.changes]
 
 
 def test_numbers_that_are_not_judged_survive_next_to_a_change() -> None:
@@ -617,7 +637,10 @@ REPEATED = {
     "the empty key hidden by the length": (b'{"metadata":1,"":1,"":1,"n":1}', ""),
     "a message": (b'{"messages":[{"role":"user","content":"a","content":"b"}]}', "messages[0].content"),
     "a message's role": (b'{"messages":[{"role":"system","content":"b","role":"user"}]}', "messages[0].role"),
-    "a message beside a change": (b'{"messages":[{"role":"user","name":"n","content":"a","content":"b"}]}', "messages[0].content"),
+    "a message beside a change": (
+        b'{"messages":[{"role":"user","name":"n","content":"a","content":"b"}]}',
+        "messages[0].content",
+    ),
     "a chunk": (
         b'{"messages":[{"role":"user","content":[{"type":"text","text":"a","text":"b"}]}]}',
         "messages[0].content[0].text",
@@ -673,7 +696,10 @@ def test_a_repeated_key_in_what_is_the_callers_own_stays() -> None:
     ("body", "expected"),
     [
         (b'{"\\u0075ser":1,"mod\\u0065l":"m"}', {"model": "m"}),
-        (b'{"m\\u0065ssages":[{"\\u0072ole":"us\\u0065r","content":"x","\\u006eame":1}]}', {"messages": [{"role": "user", "content": "x"}]}),
+        (
+            b'{"m\\u0065ssages":[{"\\u0072ole":"us\\u0065r","content":"x","\\u006eame":1}]}',
+            {"messages": [{"role": "user", "content": "x"}]},
+        ),
         (
             b'{"messages":[{"role":"user","content":[{"typ\\u0065":"t\\u0065xt","text":"a","x":1}]}]}',
             {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]},
@@ -692,7 +718,9 @@ def test_an_escaped_name_is_the_name(body: bytes, expected: Json, translate: boo
 
 def test_an_escaped_role_is_translated_too() -> None:
     """An escaped word of OpenAI's is translated like the plain one."""
-    assert filtered(b'{"messages":[{"role":"develop\\u0065r","content":"x"}]}')[0] == {"messages": [{"role": "system", "content": "x"}]}
+    assert filtered(b'{"messages":[{"role":"develop\\u0065r","content":"x"}]}')[0] == {
+        "messages": [{"role": "system", "content": "x"}]
+    }
 
 
 @pytest.mark.parametrize("name", ["User", "usér", "user\0", "user ", "", "messages[0]", "a.b", "\u202e", "\x1b[31m", '"', "\\"])
@@ -716,7 +744,14 @@ def test_strict_refuses_what_would_be_lost() -> None:
 
 def test_strict_does_the_rest_as_usual() -> None:
     """Strict mode translates and drops where nothing is lost."""
-    body = {"model": "m", "messages": [USER], "seed": 1, "max_completion_tokens": 3, "user": "u", "stream_options": {"include_usage": True}}
+    body = {
+        "model": "m",
+        "messages": [USER],
+        "seed": 1,
+        "max_completion_tokens": 3,
+        "user": "u",
+        "stream_options": {"include_usage": True},
+    }
     assert filtered(body, strict=True) == filtered(body)
     assert filtered(body, strict=True)[0] == {"model": "m", "messages": [USER], "random_seed": 1, "max_tokens": 3}
 
@@ -727,7 +762,11 @@ def test_strict_does_the_rest_as_usual() -> None:
 @pytest.mark.parametrize(
     ("endpoint", "kept", "dropped"),
     [
-        ("fim", {"model": "m", "prompt": "p", "suffix": "s", "max_tokens": 1, "stop": ["x"], "random_seed": 1}, ["echo", "n", "messages"]),
+        (
+            "fim",
+            {"model": "m", "prompt": "p", "suffix": "s", "max_tokens": 1, "stop": ["x"], "random_seed": 1},
+            ["echo", "n", "messages"],
+        ),
         ("agents", {"agent_id": "a", "messages": [USER], "frequency_penalty": 1, "n": 2}, ["model", "temperature", "user"]),
         ("embeddings", {"model": "m", "input": ["a"], "output_dimension": 8, "encoding_format": "base64"}, ["user", "messages"]),
         ("moderations", {"model": "m", "input": ["a", "b"], "metadata": {"a": 1}}, ["user", "prompt"]),
@@ -757,9 +796,17 @@ def test_an_input_that_is_text_is_not_looked_into(endpoint: str) -> None:
     ("endpoint", "given", "expected"),
     [
         ("chat/moderations", [{**USER, "name": "n"}], [USER]),
-        ("chat/moderations", [[{**USER, "name": "n"}], [USER, {"role": "developer", "content": "d"}]], [[USER], [USER, {"role": "system", "content": "d"}]]),
+        (
+            "chat/moderations",
+            [[{**USER, "name": "n"}], [USER, {"role": "developer", "content": "d"}]],
+            [[USER], [USER, {"role": "system", "content": "d"}]],
+        ),
         ("chat/classifications", {"messages": [{**USER, "name": "n"}], "x": 1}, {"messages": [USER]}),
-        ("chat/classifications", [{"messages": [{**USER, "name": "n"}], "x": 1}, {"messages": [USER]}], [{"messages": [USER]}, {"messages": [USER]}]),
+        (
+            "chat/classifications",
+            [{"messages": [{**USER, "name": "n"}], "x": 1}, {"messages": [USER]}],
+            [{"messages": [USER]}, {"messages": [USER]}],
+        ),
     ],
 )
 def test_conversations_to_classify_are_judged(endpoint: str, given: Any, expected: Any) -> None:
@@ -771,7 +818,17 @@ def test_conversations_to_classify_are_judged(endpoint: str, given: Any, expecte
 
 def test_a_conversation_to_classify_keeps_its_order_and_its_last_answer() -> None:
     """Nothing is moved, removed or made a prefix where the conversation is only looked at."""
-    body = dump({"model": "m", "input": [USER, {"role": "assistant", "content": "A"}, {"role": "system", "content": "S"}, {"role": "assistant", "content": "B"}]})
+    body = dump(
+        {
+            "model": "m",
+            "input": [
+                USER,
+                {"role": "assistant", "content": "A"},
+                {"role": "system", "content": "S"},
+                {"role": "assistant", "content": "B"},
+            ],
+        }
+    )
     assert filter_body(body, "chat/moderations") == (body, ())
 
 
@@ -807,7 +864,9 @@ def test_text_to_embed_is_not_refused(given: Any) -> None:
 
 
 @pytest.mark.parametrize("odd", [b"1", b"null", b'"x"', b"true", b"[]", b"{}", b'[1,null,"x",[],{}]', b'{"a":[1]}'])
-@pytest.mark.parametrize("name", ["model", "messages", "temperature", "tools", "tool_choice", "response_format", "stop", "stream", "prediction"])
+@pytest.mark.parametrize(
+    "name", ["model", "messages", "temperature", "tools", "tool_choice", "response_format", "stop", "stream", "prediction"]
+)
 def test_a_value_of_an_unexpected_type_is_left_to_the_api(name: str, odd: bytes) -> None:
     """A value of the wrong kind is never thrown away in silence: it goes on as it is, or its change is reported."""
     body = b'{"' + name.encode() + b'":' + odd + b"}"

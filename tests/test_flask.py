@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from flask import Blueprint, Flask, Response, abort, jsonify, request, session
+from flask import Flask, Response, abort, jsonify, request, session
 from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
 from werkzeug.test import TestResponse
@@ -272,7 +271,7 @@ def test_cors_after_init_app_is_the_same() -> None:
 
 
 @pytest.fixture
-def merged() -> Iterator[Flask]:
+def merged() -> Flask:
     """A host with the forwarding blueprint in it, whose upstream does not listen."""
     app = Flask("merged")
     app.url_map.merge_slashes = False
@@ -281,10 +280,13 @@ def merged() -> Iterator[Flask]:
     def mine() -> str:
         return "mine"
 
-    upstreams = {"": Upstream("http://127.0.0.1:9", connect_timeout=0.2), "other": Upstream("http://127.0.0.1:9", connect_timeout=0.2)}
+    upstreams = {
+        "": Upstream("http://127.0.0.1:9", connect_timeout=0.2),
+        "other": Upstream("http://127.0.0.1:9", connect_timeout=0.2),
+    }
     app.register_blueprint(create_blueprint(upstreams))
     CORS(app, origins=[ORIGIN])
-    yield init_app(app, prefixes=("", "/other"))
+    return init_app(app, prefixes=("", "/other"))
 
 
 def test_the_blueprint_lives_beside_the_hosts_routes(merged: Flask) -> None:
@@ -298,12 +300,19 @@ def test_the_blueprint_lives_beside_the_hosts_routes(merged: Flask) -> None:
     assert ("access-control-allow-origin", ORIGIN) in cors_headers(response)
 
 
-@pytest.mark.parametrize("path", [CHAT, f"/other{CHAT}", "/chat/completions", "//v1/chat/completions", "/v1/v1/chat/completions", f"{CHAT}/"])
+@pytest.mark.parametrize(
+    "path", [CHAT, f"/other{CHAT}", "/chat/completions", "//v1/chat/completions", "/v1/v1/chat/completions", f"{CHAT}/"]
+)
 def test_an_upstream_that_is_down_is_reported_with_the_changes(merged: Flask, path: str) -> None:
     """An error of the view's is JSON in the one shape, with the host's CORS and the header of changes, once each."""
     builder = {"PATH_INFO": path}
     response = merged.test_client().open(
-        "/", method="POST", input_stream=io.BytesIO(BAD), content_length=len(BAD), headers={"Origin": ORIGIN}, environ_overrides=builder
+        "/",
+        method="POST",
+        input_stream=io.BytesIO(BAD),
+        content_length=len(BAD),
+        headers={"Origin": ORIGIN},
+        environ_overrides=builder,
     )
     assert response.status_code == 502
     assert response.json["error"]["code"] == "upstream_unreachable"

@@ -184,7 +184,9 @@ def test_an_encoding_of_identity_is_none(mounted: Mount) -> None:
     assert m.inner.bodies == [GOOD]
 
 
-@pytest.mark.parametrize("path", ["/chat/completions", "/v1/v1/chat/completions", "//v1/chat/completions", f"{CHAT}/", f"{CHAT}/chat/completions"])
+@pytest.mark.parametrize(
+    "path", ["/chat/completions", "/v1/v1/chat/completions", "//v1/chat/completions", f"{CHAT}/", f"{CHAT}/chat/completions"]
+)
 def test_every_spelling_is_filtered(path: str) -> None:
     """The harmless spellings of clients' base URLs do not go past the filter."""
     inner = Inner()
@@ -261,7 +263,10 @@ def test_an_unknown_name_stops_the_start(options: dict[str, Any]) -> None:
         MistralFilter(Inner(), **options)
 
 
-@pytest.mark.parametrize(("options", "expected"), [({"fields": "current"}, b'"n":2'), ({"allow": ["n"]}, b'"n":2'), ({"allow": ["n"], "drop": ["n"]}, b"")])
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({"fields": "current"}, b'"n":2'), ({"allow": ["n"]}, b'"n":2'), ({"allow": ["n"], "drop": ["n"]}, b"")],
+)
 def test_options_are_those_of_the_filter(options: dict[str, Any], expected: bytes) -> None:
     """Keyword arguments reach ``filter_body``."""
     m = Mounted(Inner(), "", **options)
@@ -272,7 +277,9 @@ def test_options_are_those_of_the_filter(options: dict[str, Any], expected: byte
 # ---------------------------------------------------------------------------------------------------------------- refusals
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b'{"model":NaN}', b'{"model":"m"} x', b'{"model":"\xff"}', b"[" * 100_000, "{}".encode("utf-16")])
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b'{"model":NaN}', b'{"model":"m"} x', b'{"model":"\xff"}', b"[" * 100_000, "{}".encode("utf-16")]
+)
 def test_what_does_not_parse_is_refused(mounted: Mount, data: bytes) -> None:
     """A 400 whose message begins with ``Invalid JSON``; the application is not called."""
     m = mounted()
@@ -438,7 +445,11 @@ def test_a_disguised_path_is_drained_before_it_is_refused() -> None:
 def test_a_refusal_holds_nothing_of_the_body(mounted: Mount) -> None:
     """No error quotes what the caller wrote as a value."""
     m = mounted()
-    for data in (b'{"model":"S3cret', b'["S3cret"]', b'{"messages":[{"role":"user","content":[{"type":"file","file":{"file_id":"S3cret"}}]}]}'):
+    for data in (
+        b'{"model":"S3cret',
+        b'["S3cret"]',
+        b'{"messages":[{"role":"user","content":[{"type":"file","file":{"file_id":"S3cret"}}]}]}',
+    ):
         response = m.post(data=data)
         assert response.status_code == 400
         assert b"S3cret" not in response.data

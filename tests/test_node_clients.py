@@ -101,7 +101,7 @@ ANSWERS: dict[str, dict[str, Expected]] = {
         "error 403": ("APICallError", "Forbidden"),
         "error 404": ("APICallError", "Not Found"),
         "error 502 HTML": ("APICallError", "Bad Gateway"),
-        # generateText puts a user agent of its own in the place of the provider's, so that nothing tells it from ai-openai.
+        # generateText sends a user agent of its own in the place of the provider's: nothing tells it from ai-openai.
         "reasoning": ("ok", {"text": SAID}),
         "reasoning in a stream": ("ok", BOTH),
     },
@@ -131,7 +131,8 @@ def packages() -> Path:
             except subprocess.TimeoutExpired:
                 pytest.skip("npm ci did not end within 300 s")
             if done.returncode and _NETWORK.search(done.stderr):
-                pytest.skip(f"npm ci found no registry: {' '.join(done.stderr.split())[:300]}")
+                said = " ".join(line for line in done.stderr.splitlines() if line.startswith("npm error"))
+                pytest.skip(f"npm ci could not get the packages: {said[:300]}")
             assert done.returncode == 0, done.stderr
             stamp.write_text(wanted)
     return NODE

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 import json
 import re
-import shlex
+import subprocess
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,imag
 UPSTREAMS = {"": "https://api.mistral.ai", "codestral": "https://codestral.mistral.ai"}
 OWN = "http://server.internal:8000"
 ROOT = "https://chat.example.com/mistral"
+NOTHING: Mapping[str, str] = {}
 AT_ROOT = {"HTTP_HOST": "chat.example.com", "HTTP_X_FORWARDED_PROTO": "https", "SCRIPT_NAME": "/mistral"}
 
 
@@ -34,15 +36,17 @@ def make_app(**options: Any) -> Flask:
     return app
 
 
-def get(accept: str = BROWSER, method: str = "GET", app: Flask | None = None, **environ: str) -> TestResponse:
+def get(
+    environ: Mapping[str, str] = NOTHING, *, accept: str = BROWSER, method: str = "GET", app: Flask | None = None
+) -> TestResponse:
     """``/`` as a server named ``OWN`` answers it; *environ* are further WSGI variables, headers among them."""
     own = {"SERVER_NAME": "server.internal", "SERVER_PORT": "8000", "HTTP_HOST": "", "HTTP_ACCEPT": accept}
     client = (app or make_app()).test_client()
     return client.open("/", method=method, environ_overrides={**own, **environ})
 
 
-def base_url(**environ: str) -> str:
-    response = get("application/json", **environ)
+def base_url(environ: Mapping[str, str]) -> str:
+    response = get(environ, accept="application/json")
     assert response.status_code == 200
     assert isinstance(response.json, dict)
     return str(response.json["base_url"])
@@ -73,15 +77,14 @@ class Page(HTMLParser):
             self.open.append(tag)
         if tag == "pre":
             self.snippets.append("")
-        if tag == "tr":
+        if tag == "tr" and "tbody" in self.open:
             self.rows.append(("", "", []))
         if tag == "code" and "td" in self.open:
             self.rows[-1][2].append("")
 
     def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open.pop() == tag, f"</{tag}> closes something else"
-        if tag == "thead":
-            self.rows.clear() if len(self.rows) == 1 else self.rows.pop()
+        assert [tag] == self.open[-1:], f"</{tag}> closes something else"
+        self.open.pop()
 
     def handle_data(self, data: str) -> None:
         if "style" in self.open:
@@ -105,6 +108,14 @@ class Page(HTMLParser):
         return found
 
 
+def arguments(snippet: str) -> list[str]:
+    """The arguments that a shell gives to curl when *snippet* is pasted."""
+    script = "curl() { printf '%s\\0' \"$@\"; }\n" + snippet
+    output = subprocess.run(["sh", "-c", script], env={"MISTRAL_API_KEY": "KEY"}, capture_output=True, check=True)
+    assert output.stderr == b""
+    return output.stdout.decode().split("\0")[:-1]
+
+
 def setting(page: Page, client: str) -> tuple[str, list[str]]:
     """The text and the codes that the table has for *client*."""
     (found,) = ((text, codes) for head, text, codes in page.rows if client in head)
@@ -117,7 +128,7 @@ def setting(page: Page, client: str) -> tuple[str, list[str]]:
 @pytest.mark.parametrize("accept", [BROWSER, "text/html", "text/*", "application/json;q=0.5, text/html"])
 def test_whoever_prefers_html_gets_the_page(accept: str) -> None:
     """A browser's Accept, and whatever else prefers HTML to JSON, is answered with HTML."""
-    response = get(accept)
+    response = get(accept=accept)
     assert (response.status_code, response.content_type) == (200, "text/html; charset=utf-8")
     assert response.text.startswith("<!doctype html>")
 
@@ -125,14 +136,14 @@ def test_whoever_prefers_html_gets_the_page(accept: str) -> None:
 @pytest.mark.parametrize("accept", ["application/json", "*/*", "", "image/png", "text/html;q=0, */*", "application/*", "}{;=,,"])
 def test_everything_else_gets_json(accept: str) -> None:
     """Programs, which ask for JSON, for anything or for nothing they would get, are answered with JSON."""
-    response = get(accept)
+    response = get(accept=accept)
     assert (response.status_code, response.content_type) == (200, "application/json")
     assert json.loads(response.data)["name"] == "mistral-filter"
 
 
 def test_the_json_says_what_a_program_needs() -> None:
     """The JSON holds version, base URLs, endpoints, the list in use and where health and explain are."""
-    summary = json.loads(get("application/json", **AT_ROOT).data)
+    summary = json.loads(get(AT_ROOT, accept="application/json").data)
     assert summary["version"] == __version__
     assert summary["base_url"] == f"{ROOT}/v1"
     assert summary["upstreams"] == {"codestral": f"{ROOT}/codestral/v1"}
@@ -145,7 +156,7 @@ def test_the_json_says_what_a_program_needs() -> None:
 @pytest.mark.parametrize("accept", [BROWSER, "*/*"])
 def test_head_has_the_headers_of_get_and_no_body(accept: str) -> None:
     """HEAD is answered as GET is, without the body."""
-    head, whole = get(accept, "HEAD"), get(accept)
+    head, whole = get(accept=accept, method="HEAD"), get(accept=accept)
     assert (head.status_code, head.data) == (200, b"")
     assert head.headers == whole.headers
     assert int(head.headers["Content-Length"]) == len(whole.data)
@@ -153,7 +164,7 @@ def test_head_has_the_headers_of_get_and_no_body(accept: str) -> None:
 
 def test_a_mount_point_without_a_slash_is_not_redirected() -> None:
     """Asked for exactly its mount point (an empty PATH_INFO), the page answers as with a slash."""
-    assert base_url(**AT_ROOT, PATH_INFO="") == f"{ROOT}/v1"
+    assert base_url({**AT_ROOT, "PATH_INFO": ""}) == f"{ROOT}/v1"
 
 
 def test_nothing_can_be_sent_to_the_page() -> None:
@@ -191,7 +202,7 @@ def test_nothing_can_be_sent_to_the_page() -> None:
 )
 def test_the_base_url_is_the_one_the_caller_used(environ: dict[str, str], expected: str) -> None:
     """Forwarded scheme and host count where they have the form of such; then Host; then the server's own name."""
-    assert base_url(**environ) == f"{expected}/v1"
+    assert base_url(environ) == f"{expected}/v1"
 
 
 EVIL = [
@@ -214,8 +225,6 @@ EVIL = [
     "evil.example:",
     "evil.example:http",
     "evil.example:\u00b2",
-    "evil..example",
-    ".evil.example",
     "-evil.example",
     "[evil]",
     "[::1",
@@ -232,7 +241,7 @@ EVIL = [
 @pytest.mark.parametrize("accept", [BROWSER, "*/*"])
 def test_what_is_no_host_appears_nowhere(host: str, accept: str) -> None:
     """A Host that is none is passed over for the server's own name, and leaves no trace in the answer."""
-    response = get(accept, HTTP_HOST=host)
+    response = get({"HTTP_HOST": host}, accept=accept)
     assert response.status_code == 200
     assert f"{OWN}/v1" in response.text
     for part in ("evil", host.strip() or "\x00"):
@@ -243,30 +252,30 @@ def test_what_is_no_host_appears_nowhere(host: str, accept: str) -> None:
 @pytest.mark.parametrize("host", [host for host in EVIL if "," not in host and host.strip(" ")])
 def test_what_is_no_forwarded_host_appears_nowhere(host: str) -> None:
     """The same for X-Forwarded-Host: the next best name is taken."""
-    response = get(HTTP_X_FORWARDED_HOST=host, HTTP_HOST="inner.example")
+    response = get({"HTTP_X_FORWARDED_HOST": host, "HTTP_HOST": "inner.example"})
     assert "http://inner.example/v1" in response.text
     assert "evil" not in response.text
     assert Page(response).text.count("inner.example") > 10
 
 
-def test_a_label_too_long_for_a_name_is_not_shown() -> None:
-    """A label of more than 63 characters is refused or passed over, never shown."""
-    response = get(HTTP_HOST="evil" * 16)
-    assert response.status_code in (200, 400)  # Werkzeug's own opinion of such a Host has changed before
+@pytest.mark.parametrize("host", ["evil" * 16, "evil..example", ".evil.example"])
+def test_empty_and_overlong_labels_are_not_shown(host: str) -> None:
+    """A name with an empty label, or with one of more than 63 characters, is refused or passed over, never shown."""
+    response = get({"HTTP_HOST": host})
+    assert response.status_code in (200, 400)  # 400 is Werkzeug's answer, before the page is asked
     assert "evil" not in response.text
-    assert base_url(HTTP_X_FORWARDED_HOST="evil" * 16) == f"{OWN}/v1"
+    assert base_url({"HTTP_X_FORWARDED_HOST": host}) == f"{OWN}/v1"
 
 
 def test_a_server_without_a_name_says_localhost() -> None:
     """Behind a Unix socket the server's own name comes from Host as well: what is no name becomes localhost."""
-    environ = {"HTTP_HOST": "<b>", "SERVER_NAME": "<b>", "SERVER_PORT": ""}
-    assert base_url(**environ) == "http://localhost/v1"
+    assert base_url({"HTTP_HOST": "<b>", "SERVER_NAME": "<b>", "SERVER_PORT": ""}) == "http://localhost/v1"
 
 
 def test_long_hosts_are_judged_quickly() -> None:
     """The pattern of a host has no input on which it takes long."""
     for host in ("a" * 60_000, "a." * 30_000, "a-" * 30_000 + "!", "1" * 60_000 + ":"):
-        assert base_url(HTTP_X_FORWARDED_HOST=host) == f"{OWN}/v1"
+        assert base_url({"HTTP_X_FORWARDED_HOST": host}) == f"{OWN}/v1"
 
 
 @pytest.mark.parametrize(
@@ -283,7 +292,7 @@ def test_long_hosts_are_judged_quickly() -> None:
 def test_plain_http_is_warned_of(address: str, warned: bool) -> None:
     """The page says that keys travel unencrypted, except over TLS and to this machine."""
     scheme, _, host = address.partition("://")
-    assert ("unencrypted" in get(HTTP_HOST=host, HTTP_X_FORWARDED_PROTO=scheme).text) is warned
+    assert ("unencrypted" in get({"HTTP_HOST": host, "HTTP_X_FORWARDED_PROTO": scheme}).text) is warned
 
 
 # --------------------------------------------------------------------------------------------------------------- safety
@@ -292,7 +301,7 @@ def test_plain_http_is_warned_of(address: str, warned: bool) -> None:
 @pytest.mark.parametrize("accept", [BROWSER, "*/*"])
 def test_the_security_headers(accept: str) -> None:
     """Nothing may be loaded, framed, submitted, sniffed, referred to or kept; and there is no cookie."""
-    headers = get(accept).headers
+    headers = get(accept=accept).headers
     policy = dict(part.strip().partition(" ")[::2] for part in headers["Content-Security-Policy"].split(";"))
     assert set(policy) == {"default-src", "style-src", "base-uri", "form-action", "frame-ancestors"}
     assert {value for name, value in policy.items() if name != "style-src"} == {"'none'"}
@@ -306,7 +315,7 @@ def test_the_security_headers(accept: str) -> None:
 
 def test_the_policy_allows_this_style_sheet_and_no_other() -> None:
     """style-src is the hash of the one style element as it is served, with no word more."""
-    response = get(**AT_ROOT)
+    response = get(AT_ROOT)
     (style,) = re.findall(r"<style>(.*?)</style>", response.text, re.DOTALL)
     digest = b64encode(sha256(style.encode()).digest()).decode()
     assert f"style-src 'sha256-{digest}';" in response.headers["Content-Security-Policy"]
@@ -315,7 +324,7 @@ def test_the_policy_allows_this_style_sheet_and_no_other() -> None:
 
 def test_the_page_needs_nothing_from_elsewhere() -> None:
     """No scripts, images, forms, style attributes or style sheets; links lead here or, unreferred, to Mistral."""
-    page = Page(get(**AT_ROOT))
+    page = Page(get(AT_ROOT))
     assert not {"script", "link", "img", "iframe", "object", "form", "base", "svg"} & {tag for tag, _ in page.elements}
     for _, attributes in page.elements:
         assert not [name for name in attributes if name in ("style", "src", "srcset") or name.startswith("on")]
@@ -338,17 +347,19 @@ def test_settings_are_escaped() -> None:
 # -------------------------------------------------------------------------------------------------------- what it says
 
 
-@pytest.mark.parametrize("options", [{}, {"fields": "current"}, {"upstreams": {}, "own_key": False, "translate": False, "strict": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"fields": "current"}, {"upstreams": {}, "own_key": False, "translate": False, "strict": True}]
+)
 def test_the_page_is_proper_html(options: dict[str, Any]) -> None:
     """Tags match, ids are unique, sections are labelled, headings leave no level out, the landmarks are there, once."""
-    page = Page(get(app=make_app(**options), **AT_ROOT))
+    page = Page(get(AT_ROOT, app=make_app(**options)))
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(set(ids)) == len(ids)
     assert [section["aria-labelledby"] for section in page.of("section")] == ids
     tags = [tag for tag, _ in page.elements]
     assert [tags.count(tag) for tag in ("html", "head", "title", "body", "header", "main", "footer", "h1")] == [1] * 8
     levels = [int(tag[1]) for tag in tags if re.fullmatch("h[1-6]", tag)]
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in pairwise(levels))
     assert next(page.of("html")) == {"lang": "en"}
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in list(page.of("meta"))
     assert all(head["scope"] in ("row", "col") for head in page.of("th"))
@@ -358,7 +369,7 @@ def test_the_page_is_proper_html(options: dict[str, Any]) -> None:
 def test_the_page_is_small(fields: str) -> None:
     """With a long name and several upstreams the page stays below 14 KB, what a server sends before it waits for an answer."""
     upstreams = {"": UPSTREAMS[""], **{f"upstream-{n}": f"https://upstream-{n}.example.com" for n in range(4)}}
-    response = get(app=make_app(fields=fields, upstreams=upstreams), HTTP_HOST="a-rather-long-name.apps.example.com")
+    response = get({"HTTP_HOST": "a-rather-long-name.apps.example.com"}, app=make_app(fields=fields, upstreams=upstreams))
     assert 4_000 < len(response.data) < 14_000
 
 
@@ -381,7 +392,7 @@ def test_colours_can_be_told_apart() -> None:
 
 def test_each_upstream_has_a_base_url() -> None:
     """The page shows the base URL of the main upstream first, and one for each named one, with where it leads."""
-    page = Page(get(**AT_ROOT))
+    page = Page(get(AT_ROOT))
     assert page.snippets[0] == f"{ROOT}/v1"
     assert setting(page, "codestral") == (f"{ROOT}/codestral/v1", [f"{ROOT}/codestral/v1"])
     assert "Further upstreams" not in get(app=make_app(upstreams={"": UPSTREAMS[""]})).text
@@ -389,17 +400,17 @@ def test_each_upstream_has_a_base_url() -> None:
 
 def test_the_curl_snippet_can_be_pasted() -> None:
     """A shell reads the curl snippet as meant, and the filter does to its body what the page says of it."""
-    curl, flag, url, *rest = shlex.split(Page(get(**AT_ROOT)).snippet("curl -i"))
-    assert (curl, flag, url) == ("curl", "-i", f"{ROOT}/v1/chat/completions")
-    assert rest[:-1] == ["-H", "Authorization: Bearer $MISTRAL_API_KEY", "-H", "Content-Type: application/json", "-d"]
-    assert list(json.loads(rest[-1]))[-2:] == ["max_completion_tokens", "user"]
-    assert {change.path for change in filter_body(rest[-1].encode(), "chat").changes} == {"max_completion_tokens", "user"}
+    flag, url, *headers, data, body = arguments(Page(get(AT_ROOT)).snippet("curl -i"))
+    assert (flag, url, data) == ("-i", f"{ROOT}/v1/chat/completions", "-d")
+    assert headers == ["-H", "Authorization: Bearer KEY", "-H", "Content-Type: application/json"]
+    assert list(json.loads(body))[-2:] == ["max_completion_tokens", "user"]
+    assert {change.path for change in filter_body(body.encode(), "chat").changes} == {"max_completion_tokens", "user"}
 
 
 def test_the_explain_snippet_can_be_pasted() -> None:
     """A shell reads it as meant, and its body shows a translation and a drop."""
-    curl, url, flag, body = shlex.split(Page(get(**AT_ROOT)).snippet(f"curl '{ROOT}/explain"))
-    assert (curl, url, flag) == ("curl", f"{ROOT}/explain/chat", "-d")
+    url, data, body = arguments(Page(get(AT_ROOT)).snippet(f"curl '{ROOT}/explain"))
+    assert (url, data) == (f"{ROOT}/explain/chat", "-d")
     assert {(change.action, change.path) for change in filter_body(body.encode(), "chat").changes} == {
         ("rename", "seed"),
         ("drop", "logit_bias"),
@@ -408,7 +419,7 @@ def test_the_explain_snippet_can_be_pasted() -> None:
 
 def test_the_python_snippet_can_be_pasted() -> None:
     """It is Python, and gives the base URL to the client."""
-    tree = ast.parse(Page(get(**AT_ROOT)).snippet("import os"))
+    tree = ast.parse(Page(get(AT_ROOT)).snippet("import os"))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "OpenAI"]
     assert [{word.arg: ast.unparse(word.value) for word in call.keywords} for call in calls] == [
         {"base_url": repr(f"{ROOT}/v1"), "api_key": "os.environ['MISTRAL_API_KEY']"}
@@ -417,7 +428,7 @@ def test_the_python_snippet_can_be_pasted() -> None:
 
 def test_every_client_has_a_setting() -> None:
     """Each row names its clients and what to set, and whoever needs another form than ``…/v1`` is given that."""
-    page = Page(get(**AT_ROOT))
+    page = Page(get(AT_ROOT))
     assert len(page.rows) > 10
     assert all(head.strip() and codes and all(codes) for head, _, codes in page.rows)
     for client in ("NextChat", "Cherry Studio"):
@@ -446,8 +457,9 @@ def test_the_readme_names_no_client_that_the_page_does_not() -> None:
 def test_the_lists_are_the_ones_in_use(fields: str) -> None:
     """What the page calls kept is the list in use, and what it calls dropped is what the filter drops."""
     text = Page(get(app=make_app(fields=fields))).text
-    kept, dropped = re.split(r"Everything else, such as|Mistral takes some|And yours", text.partition(f"the list “{fields}”")[2])[:2]
-    assert kept.partition("Translated")[0].split() == list(CHAT_FIELDS[fields].fields)
+    lists = text.partition(f"the list “{fields}”")[2]
+    kept, _, dropped, *_ = re.split("Translated|Everything else, such as|Mistral takes some|And yours", lists)
+    assert kept.split() == list(CHAT_FIELDS[fields].fields)
     assert len(dropped.split()) >= 5
     body = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], **dict.fromkeys(dropped.split(), 7)}
     assert sorted(json.loads(filter_body(json.dumps(body).encode(), "chat", fields=fields).body)) == ["messages", "model"]
@@ -456,7 +468,7 @@ def test_the_lists_are_the_ones_in_use(fields: str) -> None:
 def test_settings_change_the_lists() -> None:
     """Fields that the server is told to keep or to drop stand where they belong, and drop wins, as in the filter."""
     app = make_app(allow=["n", "presence_penalty"], drop=["safe_prompt", "n"])
-    summary = json.loads(get("*/*", app=app).data)
+    summary = json.loads(get(accept="*/*", app=app).data)
     assert summary["fields"] == [*list(CHAT_FIELDS["classic"].fields)[:-1], "presence_penalty"]
     dropped = Page(get(app=app)).text.partition("Everything else, such as")[2].split()
     assert dropped[:2] == ["safe_prompt", "n"]
@@ -466,10 +478,10 @@ def test_settings_change_the_lists() -> None:
 def test_the_page_says_what_the_switches_do() -> None:
     """Without translation none is promised; strict says refused; a key that the server holds is not said to pass through."""
     usual, other = get().text, get(app=make_app(translate=False, strict=True, own_key=False)).text
-    for sentence in ("<h3>Translated</h3>", "<h3>Dropped</h3>", "Your key passes through to https://api.mistral.ai, and to nobody"):
+    for sentence in ("<h3>Translated</h3>", "<h3>Dropped</h3>", "Your key passes through to https://api.mistral.ai,"):
         assert sentence in usual
         assert sentence not in other
     for sentence in ("refuses what would be lost", "the key for Mistral stays here"):
         assert sentence in other
         assert sentence not in usual
-    assert "Nothing is stored" in usual and "Nothing is stored" in other
+    assert usual.count("Nothing is stored") == other.count("Nothing is stored") == 1

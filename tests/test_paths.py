@@ -83,7 +83,9 @@ def test_what_is_not_judged_is_forwarded_as_it_is(path: str, canonical: str) -> 
     assert locate(path) == Target("", canonical, None)
 
 
-@pytest.mark.parametrize("path", ["", "/", "/health", "/login", "/chat", "/completion", "/v2/chat/completions", "/api/v1/chat/completions", "*"])
+@pytest.mark.parametrize(
+    "path", ["", "/", "/health", "/login", "/chat", "/completion", "/v2/chat/completions", "/api/v1/chat/completions", "*"]
+)
 def test_what_is_not_ours_is_nothing(path: str) -> None:
     """A host application's own paths are not looked at."""
     assert locate(path) is None
@@ -153,7 +155,9 @@ def test_a_disguised_endpoint_is_refused(path: str) -> None:
 UNDER_A_PREFIX = [path for path in DISGUISED if path.startswith("/") and not path.startswith("/../")]
 
 
-@pytest.mark.parametrize(("prefix", "path"), [("/ai", path) for path in UNDER_A_PREFIX] + [("/Api", path) for path in UNDER_A_PREFIX[::12]])
+@pytest.mark.parametrize(
+    ("prefix", "path"), [("/ai", path) for path in UNDER_A_PREFIX] + [("/Api", path) for path in UNDER_A_PREFIX[::12]]
+)
 def test_a_disguised_endpoint_under_a_prefix_is_refused(prefix: str, path: str) -> None:
     """The same below a mount prefix, also one with capitals."""
     target = locate(prefix + path, (prefix,))
@@ -161,7 +165,10 @@ def test_a_disguised_endpoint_under_a_prefix_is_refused(prefix: str, path: str) 
     assert target.refused
 
 
-@pytest.mark.parametrize("path", ["/ai/../v1/chat/completions", "/AI/v1/./chat/completions", "/ai%2fv1/chat/completions", "/x/../ai/v1/chat/completions"])
+@pytest.mark.parametrize(
+    "path",
+    ["/ai/../v1/chat/completions", "/AI/v1/./chat/completions", "/ai%2fv1/chat/completions", "/x/../ai/v1/chat/completions"],
+)
 def test_a_disguised_prefix_is_refused(path: str) -> None:
     """Neither does a prefix hide an endpoint when it is disguised itself."""
     target = locate(path, ("", "/ai"))
@@ -169,7 +176,22 @@ def test_a_disguised_prefix_is_refused(path: str) -> None:
     assert target.refused
 
 
-@pytest.mark.parametrize("path", ["/@evil.example/v1/models", "/v1/models@evil.example", "//evil.example/v1/models", "/v1/mod els", "/v1/é", "/v1/a%2e", "/v1/a?b", "/v1/../models", "/v1/.", "/v1/..", "/v1/a\\b"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/@evil.example/v1/models",
+        "/v1/models@evil.example",
+        "//evil.example/v1/models",
+        "/v1/mod els",
+        "/v1/é",
+        "/v1/a%2e",
+        "/v1/a?b",
+        "/v1/../models",
+        "/v1/.",
+        "/v1/..",
+        "/v1/a\\b",
+    ],
+)
 def test_only_plain_paths_are_put_behind_a_host(path: str) -> None:
     """What is forwarded is safe behind a host name: plain segments below /v1, no dots alone, nothing to decode."""
     target = locate(path)
@@ -180,14 +202,52 @@ def test_only_plain_paths_are_put_behind_a_host(path: str) -> None:
 # -------------------------------------------------------------------------------------------------------------- any spelling
 
 _PIECES = st.sampled_from(
-    ["v1", "V1", "chat", "completions", "Chat", "embeddings", "ocr", "models", "fim", "..", ".", "", "%2e", "%2E%2e", "%2f", "%5c", "%252f", "\\", ";a", "?b", "#c", "%3f", "%23", " ", "%00", "\x00", "\t", "x", "%63hat", "%2563hat", "v%31", "@h", "completions;", "é", "ocr%20"]
-)  # fmt: skip
+    [
+        "v1",
+        "V1",
+        "chat",
+        "completions",
+        "Chat",
+        "embeddings",
+        "ocr",
+        "models",
+        "fim",
+        "..",
+        ".",
+        "",
+        "%2e",
+        "%2E%2e",
+        "%2f",
+        "%5c",
+        "%252f",
+        "\\",
+        ";a",
+        "?b",
+        "#c",
+        "%3f",
+        "%23",
+        " ",
+        "%00",
+        "\x00",
+        "\t",
+        "x",
+        "%63hat",
+        "%2563hat",
+        "v%31",
+        "@h",
+        "completions;",
+        "é",
+        "ocr%20",
+    ]
+)
 PATHS_OF_ANY_KIND = st.one_of(
     st.lists(_PIECES, max_size=8).map(lambda pieces: "/" + "/".join(pieces)),
     st.lists(_PIECES | st.sampled_from("/"), max_size=10).map(lambda pieces: "/v1/" + "".join(pieces)),
-    st.tuples(st.sampled_from(["/v1/chat/completions", "/v1/ocr", "/chat/completions", "/v1/v1/embeddings"]), st.integers(0, 22), st.one_of(_PIECES, st.characters())).map(
-        lambda t: t[0][: t[1]] + t[2] + t[0][t[1] :]
-    ),
+    st.tuples(
+        st.sampled_from(["/v1/chat/completions", "/v1/ocr", "/chat/completions", "/v1/v1/embeddings"]),
+        st.integers(0, 22),
+        st.one_of(_PIECES, st.characters()),
+    ).map(lambda t: t[0][: t[1]] + t[2] + t[0][t[1] :]),
     st.text(max_size=12).map(lambda text: "/" + text),
 )
 

@@ -111,9 +111,9 @@ def test_a_request_arrives_filtered_and_with_allowed_headers_only(proxy: Gunicor
 
 NOT_FORWARDED = """
     Cookie, Origin, Referer, HTTP-Referer, X-Title, X-Stainless-Lang, X-Stainless-Retry-Count, OpenAI-Organization,
-    OpenAI-Project, X-Forwarded-For, X-Forwarded-Host, X-Forwarded-Proto, X-Real-Ip, Forwarded, Via, CF-Connecting-IP, Keep-Alive, TE, Trailer,
-    Proxy-Authorization, Proxy-Connection, X-HTTP-Method-Override, X-Secret, Cache-Control, Mistral-Filter-Strict,
-    Access-Control-Request-Method, Sec-Fetch-Site
+    OpenAI-Project, X-Forwarded-For, X-Forwarded-Host, X-Forwarded-Proto, X-Real-Ip, Forwarded, Via, CF-Connecting-IP,
+    Keep-Alive, TE, Trailer, Proxy-Authorization, Proxy-Connection, X-HTTP-Method-Override, X-Secret, Cache-Control,
+    Mistral-Filter-Strict, Access-Control-Request-Method, Sec-Fetch-Site
 """
 
 

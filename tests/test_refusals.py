@@ -203,7 +203,12 @@ def test_everything_else_keeps_its_bytes() -> None:
 
 def test_several_fields_go_at_once() -> None:
     """One further try is all there is, so everything that is named goes together."""
-    body = {"model": "m", "a": 1, "b": 2, "messages": [{"role": "user", "content": "x", "c": 3}, {"role": "user", "content": "x", "c": 3}]}
+    body = {
+        "model": "m",
+        "a": 1,
+        "b": 2,
+        "messages": [{"role": "user", "content": "x", "c": 3}, {"role": "user", "content": "x", "c": 3}],
+    }
     after, paths = dropped(body, ["a"], ["messages", 0, "user", "c"], ["messages", 1, "user", "c"])
     assert after == {"model": "m", "b": 2, "messages": [{"role": "user", "content": "x"}] * 2}
     assert paths == ["a", "messages[0].c", "messages[1].c"]
@@ -212,8 +217,14 @@ def test_several_fields_go_at_once() -> None:
 def test_a_field_named_twice_goes_once() -> None:
     """Two branches of a union may both name the same field: it is dropped, and the try is made."""
     body = {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "y": 1}]}]}
-    locs = [["messages", 0, "user", "content", "list[union[TextChunk,ImageURLChunk]]", 0, label, "y"] for label in ("TextChunk", "ImageURLChunk")]
-    assert dropped(body, *locs) == ({"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}, ["messages[0].content[0].y"])
+    locs = [
+        ["messages", 0, "user", "content", "list[union[TextChunk,ImageURLChunk]]", 0, label, "y"]
+        for label in ("TextChunk", "ImageURLChunk")
+    ]
+    assert dropped(body, *locs) == (
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]},
+        ["messages[0].content[0].y"],
+    )
     assert dropped({"model": "m", "x": 1}, ["x"], ["x"]) == ({"model": "m"}, ["x"])
 
 
@@ -279,10 +290,17 @@ def test_a_learnt_place_is_dropped_wherever_it_is() -> None:
     body = {
         "model": "m",
         "verbosity": 1,
-        "messages": [{"role": "user", "content": "x", "name": "n"}, {"role": "user", "content": [{"type": "text", "x": 1}, 1]}, 5],
+        "messages": [
+            {"role": "user", "content": "x", "name": "n"},
+            {"role": "user", "content": [{"type": "text", "x": 1}, 1]},
+            5,
+        ],
     }
     after, paths = applied(learned, body)
-    assert after == {"model": "m", "messages": [{"role": "user", "content": "x"}, {"role": "user", "content": [{"type": "text"}, 1]}, 5]}
+    assert after == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "x"}, {"role": "user", "content": [{"type": "text"}, 1]}, 5],
+    }
     assert sorted(paths) == ["messages[0].name", "messages[1].content[0].x", "verbosity"]
 
 

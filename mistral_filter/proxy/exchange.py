@@ -139,6 +139,7 @@ class Exchange:
         reply = send(headers=headers, body=content)
         if reply.status != 422 or self._learned is None:
             return reply, needs, None
+        reply.retire()  # who refuses may hang up: the second try must not meet that
         refusal, rest = _read_whole(reply, _WHOLE)
         smaller, changes = without(content, forbidden(_decoded(refusal, reply)) if rest is None else ())
         if not changes:
@@ -309,7 +310,7 @@ def _response(reply: Reply, body: bytes | Iterator[bytes], instead: dict[str, st
     names = {name.lower(): value for name, value in headers}
     if REQUEST_ID in names and "x-request-id" not in names:
         headers.append(("X-Request-Id", names[REQUEST_ID]))
-    response = Response(body, direct_passthrough=True)
+    response = Response(body)
     response.status = f"{reply.status} {reply.reason}"
     response.headers.clear()
     response.headers.extend([*headers, *((name, value) for name, value in instead.items() if value)])

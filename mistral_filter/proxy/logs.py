@@ -4,7 +4,7 @@
 
 Every value is a number, a word of ours or checked against a pattern: no key, prompt, query string, header of the caller's or
 unknown path gets into a line. *ended* says what became of the answer: ``ok``, it went out whole; ``client_gone`` (its status is
-logged as 499); ``error``, an exception; ``stopped``, the server had to end; or what ``environ["mistral_filter.outcome"]`` says.
+logged as 499); ``error``, an exception; or the error code that ``environ["mistral_filter.outcome"]`` holds.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ class RequestLog:
         try:
             answer.body = self._app(environ, answer.start)
             answer.pieces = iter(answer.body)
-        except BaseException as error:
-            answer.failed(error)
+        except BaseException:
+            answer.failed()
             self._report(answer)
             raise
         return answer
@@ -136,8 +136,8 @@ class _Answer:
         except StopIteration:
             self.ended = "ok"
             raise
-        except BaseException as error:
-            self.failed(error)
+        except BaseException:
+            self.failed()
             raise
         self.sent += len(piece)
         return piece
@@ -148,14 +148,14 @@ class _Answer:
             try:
                 if hasattr(self.body, "close"):
                     self.body.close()
-            except BaseException as error:
-                self.failed(error)
+            except BaseException:
+                self.failed()
                 raise
             finally:
                 self.report(self)
 
-    def failed(self, error: BaseException) -> None:
-        self.ended = "error" if isinstance(error, Exception) else "stopped"
+    def failed(self) -> None:
+        self.ended = "error"
         if not (self.sent or self.closed):
             self.status = "500"  # nothing is sent before the first piece: the server answers by itself
 

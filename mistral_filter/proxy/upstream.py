@@ -116,6 +116,11 @@ class Reply(NamedTuple):
         """Gives the answer up."""
         self.raw.close()
 
+    def retire(self) -> None:
+        """Before the body is read: has the connection closed after it, so that the next request is on a fresh one."""
+        if self.raw.connection is not None:
+            self.raw.connection.retired = True  # type: ignore[attr-defined]
+
 
 class Upstream:
     """Where requests go.
@@ -178,9 +183,9 @@ class Upstream:
         watch = watch or Watch(None)
         _waiting.watch = watch
         try:
-            response = self._own_session().send(
-                request, stream=True, timeout=self._timeout, verify=self._verify, proxies=self._proxies, allow_redirects=False
-            )
+            # the adapter itself: a session would read a redirect's body and prepare what comes next, follow it or not
+            adapter = self._own_session().get_adapter(self.base)
+            response = adapter.send(request, stream=True, timeout=self._timeout, verify=self._verify, proxies=self._proxies)
         except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, UnicodeError) as error:
             _raise_reason(watch)
             raise _failed(error) from None
@@ -372,6 +377,7 @@ class _Shared:
 
     idle_since: float | None = None
     watch: Watch | None = None
+    retired = False
     sock: Any
 
     def connect(self) -> None:
@@ -411,6 +417,9 @@ class _Returning:
             if conn.watch is not None:
                 conn.watch.detach()
                 conn.watch = None
+            if conn.retired:
+                conn.retired = False
+                conn.close()
         super()._put_conn(conn)  # type: ignore[misc]
 
 

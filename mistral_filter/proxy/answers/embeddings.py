@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import msgspec
 
 from mistral_filter.proxy.answers.reading import UNREADABLE, each
-from mistral_filter.rawjson import Node, first_byte
+from mistral_filter.rawjson import Node
 
 __all__ = ["asked_as_base64", "with_base64"]
 
@@ -43,11 +43,11 @@ def with_base64(node: Node) -> Iterator[Node]:
 
 def _encode(_: int, item: Node) -> bool:
     vector = item.get("embedding")
-    if not isinstance(vector, msgspec.Raw) or first_byte(vector) != ord("["):
+    if not isinstance(vector, msgspec.Raw):
         return False
     try:
         floats = array("f", _numbers(vector))
-    except (msgspec.ValidationError, OverflowError):  # not numbers, or too large for this format: the list says more
+    except (msgspec.ValidationError, OverflowError):  # a string already, or not numbers
         return False
     if sys.byteorder == "big":
         floats.byteswap()

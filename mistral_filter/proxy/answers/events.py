@@ -21,7 +21,6 @@ MAX_EVENT = 1024 * 1024
 _EMPTY = re.compile(rb"\r\n?|\n")
 _END = re.compile(rb"(\r\n|\n|\r(?!\n))(\r\n?|\n)")
 _LAST = re.compile(rb"(\r\n|\n|\r)(\r\n?|\n)\Z")
-_LONGEST_END = 4
 _DATA = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|(?<=[\r\n]))(data: ?([^\r\n]*)(?:\r\n|[\r\n]))")
 
 
@@ -44,7 +43,7 @@ def rewrite_events(
             if _one_line(piece) and len(piece) <= MAX_EVENT:
                 yield _rewritten(piece, rewrite)
                 continue
-        searched = max(0, len(held) + 1 - _LONGEST_END)
+        searched = max(0, len(held) - 1)  # one byte back tells whether a line has ended
         held += piece
         out = []
         done = 0
@@ -56,8 +55,8 @@ def rewrite_events(
         del held[:done]
         if len(held) > MAX_EVENT and (sent or _size(held) > MAX_EVENT):
             out.append(bytes(held[sent:]))
-            del held[: 1 - _LONGEST_END]
-            sent = len(held)
+            del held[:-1]
+            sent = 1
         if out:
             yield b"".join(out)
     if held[sent:]:

@@ -32,7 +32,8 @@ _LABEL = "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST = re.compile(rf"(?!.{{262}})({_LABEL}(\.{_LABEL})*\.?|\[[0-9A-Fa-f:.]{{2,45}}\])(:[0-9]{{1,5}})?")
 """A name, an IPv4 address or an IPv6 address in brackets, and perhaps a port."""
 
-_THIS_MACHINE = re.compile(r"(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?")
+_PLAIN = re.compile(r"http://(?!(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?(/|$))")
+"""An address to which keys travel unencrypted over a network."""
 
 _OFTEN_SENT = (
     "presence_penalty frequency_penalty n parallel_tool_calls reasoning_effort "
@@ -86,8 +87,8 @@ def create_page(
         root = own_address(request.environ)
         # Whoever does not ask for a page (curl, a script, a health check) is a program.
         if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
-            plain = root.startswith("http:") and not _THIS_MACHINE.match(root.removeprefix("http://"))
-            return Response(render_template(_TEMPLATE, root=root, plain=plain, **facts), headers=headers, mimetype="text/html")
+            text = render_template(_TEMPLATE, root=root, plain=_PLAIN.match(root), **facts)
+            return Response(text, headers=headers, mimetype="text/html")
         summary = {
             "name": "mistral-filter",
             "version": __version__,

@@ -1,0 +1,398 @@
+"""The settings: their defaults, what they take, and that a wrong one stops the start by its name."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mistral_filter.proxy.settings import SETTINGS, SettingError, Settings, from_environment
+
+ROOT = Path(__file__).resolve().parent.parent
+
+DEFAULTS: dict[str, Any] = {
+    "upstream": "https://api.mistral.ai",
+    "upstreams": {"codestral": "https://codestral.mistral.ai"},
+    "fields": "classic",
+    "allow": (),
+    "drop": (),
+    "translate": True,
+    "bridge": False,
+    "strict": False,
+    "learn": True,
+    "max_body": 32 * 1024 * 1024,
+    "cors_origins": ("*",),
+    "reasoning": "openai",
+    "api_key": None,
+    "api_keys": {},
+    "tokens": (),
+    "connect_timeout": 10.0,
+    "read_timeout": 600.0,
+    "total_timeout": None,
+    "send_timeout": 60.0,
+    "body_timeout": 120.0,
+    "heartbeat": None,
+    "concurrency": 1000,
+    "proxy": None,
+    "ca_bundle": None,
+    "log_level": "INFO",
+    "log_format": "text",
+    "metrics": False,
+}
+"""By hand."""
+
+
+def variable(name: str) -> str:
+    return "MISTRAL_FILTER_" + name.upper()
+
+
+def read(name: str, text: str) -> Any:
+    return getattr(from_environment({variable(name): text}), name)
+
+
+def test_without_an_environment_everything_has_its_default() -> None:
+    """An empty environment gives the documented defaults."""
+    assert dataclasses.asdict(from_environment({})) == DEFAULTS
+
+
+def test_every_setting_has_a_variable() -> None:
+    """What ``create_app`` takes as Settings can be set in the environment, and the other way round."""
+    assert [setting.name for setting in SETTINGS] == [field.name for field in dataclasses.fields(Settings)]
+    assert [setting.variable for setting in SETTINGS] == [variable(name) for name in DEFAULTS]
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_an_empty_variable_is_not_set(name: str) -> None:
+    """Platforms that set empty variables get the defaults."""
+    assert read(name, "") == read(name, "  ") == DEFAULTS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("upstream", "https://api.eu.mistral.ai", "https://api.eu.mistral.ai"),
+        ("upstream", "https://api.eu.mistral.ai/", "https://api.eu.mistral.ai"),
+        ("upstream", " https://gateway.example.com:8443 ", "https://gateway.example.com:8443"),
+        ("upstream", "http://127.0.0.1:9000", "http://127.0.0.1:9000"),
+        ("upstream", "http://localhost:9000", "http://localhost:9000"),
+        ("upstream", "http://[::1]:9000", "http://[::1]:9000"),
+        (
+            "upstreams",
+            "eu=https://api.eu.mistral.ai",
+            {"codestral": "https://codestral.mistral.ai", "eu": "https://api.eu.mistral.ai"},
+        ),
+        (
+            "upstreams",
+            "codestral=https://api.mistral.ai/ b-2=http://localhost:1",
+            {"codestral": "https://api.mistral.ai", "b-2": "http://localhost:1"},
+        ),
+        ("fields", "classic", "classic"),
+        ("fields", "current", "current"),
+        ("allow", "n", ("n",)),
+        ("allow", "n, metadata top_k", ("n", "metadata", "top_k")),
+        ("drop", "safe_prompt", ("safe_prompt",)),
+        ("translate", "off", False),
+        ("translate", "On", True),
+        ("bridge", "on", True),
+        ("strict", "on", True),
+        ("learn", "off", False),
+        ("max_body", "1000", 1000),
+        ("max_body", "64k", 65536),
+        ("max_body", "32m", 32 << 20),
+        ("max_body", "32MB", 32 << 20),
+        ("max_body", "1 GiB", 1 << 30),
+        ("cors_origins", "*", ("*",)),
+        ("cors_origins", "https://chat.example.com", ("https://chat.example.com",)),
+        ("cors_origins", "https://a.example.com,http://localhost:3000", ("https://a.example.com", "http://localhost:3000")),
+        ("reasoning", "mistral", "mistral"),
+        ("connect_timeout", "0.5", 0.5),
+        ("total_timeout", "300", 300.0),
+        ("send_timeout", "off", None),
+        ("body_timeout", "0", None),
+        ("heartbeat", "15", 15.0),
+        ("heartbeat", "Off", None),
+        ("concurrency", "64", 64),
+        ("concurrency", "off", None),
+        ("log_format", "json", "json"),
+        ("metrics", "on", True),
+        ("read_timeout", "86400", 86400.0),
+        ("proxy", "http://proxy.example.com:3128", "http://proxy.example.com:3128"),
+        ("ca_bundle", __file__, __file__),
+        ("log_level", "debug", "DEBUG"),
+        ("log_level", "WARNING", "WARNING"),
+    ],
+)
+def test_a_good_value_is_taken(name: str, text: str, value: Any) -> None:
+    """Each setting takes its documented forms, and touches no other."""
+    assert dataclasses.asdict(from_environment({variable(name): text})) == {**DEFAULTS, name: value}
+
+
+WRONG = [
+    ("upstream", "api.mistral.ai"),
+    ("upstream", "ftp://api.mistral.ai"),
+    ("upstream", "https://"),
+    ("upstream", "https://api.mistral.ai/v1"),
+    ("upstream", "https://api.mistral.ai?a=1"),
+    ("upstream", "https://api.mistral.ai?"),
+    ("upstream", "https://api.mistral.ai/?"),
+    ("upstream", "https://api.mistral.ai#"),
+    ("upstream", "https://api.mistral.ai#x"),
+    ("upstream", "https://user:password@api.mistral.ai"),
+    ("upstream", "https://user@api.mistral.ai"),
+    ("upstream", "https://@api.mistral.ai"),
+    ("upstream", "https://api.mistral.ai:port"),
+    ("upstream", "https://api.mistral.ai:99999"),
+    ("upstream", "https://api.mistral.ai:0"),
+    ("upstream", "https://api mistral.ai"),
+    ("upstream", "https://api.mistral.ai\\@evil.example"),
+    ("upstream", "https://[::1"),
+    ("upstream", "http://api.mistral.ai"),
+    ("upstream", "http://localhost.evil.example"),
+    ("upstream", "http://127.0.0.1.evil.example"),
+    ("upstream", "http://127.0.0.1@evil.example"),
+    ("upstream", "http://10.0.0.1:8000"),
+    ("upstream", "http://0.0.0.0:8000"),
+    ("upstream", "on"),
+    ("upstreams", "https://api.mistral.ai"),
+    ("upstreams", "eu"),
+    ("upstreams", "eu="),
+    ("upstreams", "=https://api.mistral.ai"),
+    ("upstreams", "EU=https://api.mistral.ai"),
+    ("upstreams", "a/b=https://api.mistral.ai"),
+    ("upstreams", "..=https://api.mistral.ai"),
+    ("upstreams", "1a=https://api.mistral.ai"),
+    ("upstreams", "v1=https://api.mistral.ai"),
+    ("upstreams", "health=https://api.mistral.ai"),
+    ("upstreams", "explain=https://api.mistral.ai"),
+    ("upstreams", "models=https://api.eu.mistral.ai"),
+    ("upstreams", "files=https://api.eu.mistral.ai"),
+    ("upstreams", "agents=https://api.eu.mistral.ai"),
+    ("upstreams", "eu=http://api.mistral.ai"),
+    ("upstreams", "eu=https://api.mistral.ai/v1"),
+    ("upstreams", "good=https://api.mistral.ai bad"),
+    ("fields", "Classic"),
+    ("fields", "modern"),
+    ("fields", "classic,current"),
+    ("allow", "messages[0].name"),
+    ("allow", "a.b"),
+    ("allow", "é"),
+    ("drop", "*"),
+    ("translate", "yes"),
+    ("translate", "1"),
+    ("bridge", "true"),
+    ("strict", "maybe"),
+    ("learn", "none"),
+    ("max_body", "0"),
+    ("max_body", "-1"),
+    ("max_body", "1.5m"),
+    ("max_body", "32 apples"),
+    ("max_body", "much"),
+    ("cors_origins", "chat.example.com"),
+    ("cors_origins", "https://*.example.com"),
+    ("cors_origins", "https://chat.example.com/"),
+    ("cors_origins", "https://chat.example.com/x"),
+    ("cors_origins", ".*"),
+    ("cors_origins", "https://.example.com"),
+    ("cors_origins", "https://a.example.com|https://b.example.com"),
+    ("cors_origins", "* https://chat.example.com"),
+    ("cors_origins", "null"),
+    ("cors_origins", "https://user@chat.example.com"),
+    ("cors_origins", "https://chat.example.com:x"),
+    ("cors_origins", ","),
+    ("connect_timeout", "0"),
+    ("connect_timeout", "-1"),
+    ("connect_timeout", "ten"),
+    ("connect_timeout", "1e9"),
+    ("connect_timeout", "inf"),
+    ("connect_timeout", "nan"),
+    ("reasoning", "anthropic"),
+    ("api_key", "short"),
+    ("api_key", "two keys12345"),
+    ("api_key", "schlüssel-123"),
+    ("api_key", "one-key-1,two-key-2"),
+    ("api_keys", "codestral"),
+    ("api_keys", "codestral=short"),
+    ("api_keys", "codestral=12345678 codestral=12345679"),
+    ("tokens", "short"),
+    ("tokens", "long-enough short"),
+    ("total_timeout", "-1"),
+    ("total_timeout", "never"),
+    ("send_timeout", "1e3"),
+    ("body_timeout", "on"),
+    ("heartbeat", "often"),
+    ("concurrency", "0"),
+    ("concurrency", "-5"),
+    ("concurrency", "1.5"),
+    ("concurrency", "many"),
+    ("log_format", "xml"),
+    ("metrics", "yes"),
+    ("read_timeout", "86401"),
+    ("read_timeout", "10s"),
+    ("proxy", "proxy.example.com:3128"),
+    ("proxy", "socks5://proxy.example.com"),
+    ("proxy", "http://proxy.example.com/path"),
+    ("proxy", "http://proxy.example.com:port"),
+    ("proxy", "http://proxy.example.com:99999"),
+    ("proxy", "http://"),
+    ("ca_bundle", "/no/such/file.pem"),
+    ("ca_bundle", str(ROOT)),
+    ("log_level", "LOUD"),
+    ("log_level", "10"),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), WRONG)
+def test_a_wrong_value_stops_the_start_and_names_itself(name: str, text: str) -> None:
+    """A value that cannot be used is an error at start whose message begins with the variable's name."""
+    with pytest.raises(SettingError) as caught:
+        from_environment({variable(name): text})
+    assert str(caught.value).startswith(f"{variable(name)}: ")
+
+
+def test_every_setting_that_can_be_wrong_is_tried() -> None:
+    """No setting is left out above."""
+    assert {name for name, _ in WRONG} == DEFAULTS.keys()
+
+
+KEY, TOKEN = "a-key-of-the-server", "a-token-of-a-caller"
+ORIGINS = {"cors_origins": "https://chat.example.com"}
+
+
+def variables(**settings: str) -> dict[str, str]:
+    return {variable(name): text for name, text in settings.items()}
+
+
+def test_a_key_that_the_server_holds_needs_tokens_and_origins() -> None:
+    """The three that belong together are taken together, and the secrets are not in what the settings print."""
+    settings = from_environment(variables(api_key=KEY, api_keys=f"codestral={KEY}2", tokens=f"{TOKEN}, {TOKEN}2", **ORIGINS))
+    assert (settings.api_key, settings.api_keys, settings.tokens) == (KEY, {"codestral": f"{KEY}2"}, (TOKEN, f"{TOKEN}2"))
+    assert KEY not in repr(settings)
+    assert TOKEN not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"api_key": KEY, **ORIGINS}, "tokens"),
+        ({"api_keys": f"codestral={KEY}", **ORIGINS}, "tokens"),
+        ({"tokens": TOKEN, **ORIGINS}, "api_key"),
+        ({"api_key": KEY, "tokens": TOKEN}, "cors_origins"),
+        ({"api_keys": f"elsewhere={KEY}", "tokens": TOKEN, **ORIGINS}, "api_keys"),
+    ],
+)
+def test_settings_that_do_not_go_together_stop_the_start(settings: dict[str, str], named: str) -> None:
+    """A key without tokens, tokens without a key, either for every origin, a key for no upstream: one variable is named."""
+    with pytest.raises(SettingError) as caught:
+        from_environment(variables(**settings))
+    assert str(caught.value).startswith(f"{variable(named)}: ")
+    assert KEY not in str(caught.value)
+
+
+def test_a_secret_in_a_wrong_value_is_not_repeated() -> None:
+    """The message of a stopped start goes into logs: it does not quote a password."""
+    wrong = "https://user:S3cret@host.example/path"
+    for name, text in (("upstream", wrong), ("upstreams", wrong), ("proxy", wrong), ("api_key", "S3cret"), ("tokens", "S3cret")):
+        with pytest.raises(SettingError) as caught:
+            from_environment({variable(name): text})
+        assert "S3cret" not in str(caught.value)
+
+
+def test_an_unknown_variable_is_mentioned(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt variable is named in a warning; other programs' variables are not looked at."""
+    import logging
+
+    monkeypatch.setattr(logging.getLogger("mistral_filter"), "propagate", True)
+    assert from_environment({"MISTRAL_FILTER_FIELD": "current", "FIELDS": "x", "MISTRAL_API_KEY": "x"}) == Settings()
+    assert [record.getMessage().split()[0] for record in caplog.records] == ["MISTRAL_FILTER_FIELD"]
+
+
+def test_the_processs_own_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an argument the variables of the process count."""
+    monkeypatch.setenv("MISTRAL_FILTER_FIELDS", "current")
+    assert from_environment().fields == "current"
+
+
+# ------------------------------------------------------------------------------------------------------------ create_app
+
+
+def test_create_app_takes_settings() -> None:
+    """The settings decide the list, the switches, the limit, the upstreams and the origins of the application."""
+    from app import create_app
+
+    settings = Settings(
+        upstreams={"eu": "https://api.eu.mistral.ai"},
+        fields="current",
+        translate=False,
+        max_body=100,
+        cors_origins=("https://a.example",),
+    )
+    client = create_app(settings).test_client()
+    explained = client.post("/explain/chat", data=b'{"n":2,"seed":1}').json
+    assert explained["after"] == {"n": 2}
+    response = client.post("/v1/chat/completions", data=b" " * 101, headers={"Origin": "https://a.example"})
+    assert (response.status_code, response.headers["Access-Control-Allow-Origin"]) == (413, "https://a.example")
+    assert client.post("/explain/chat", data=b" " * 101).status_code == 413
+    assert client.get("/eu/v1").json["models"] == "/eu/v1/models"
+    assert client.get("/codestral/v1").status_code == 404
+    other = client.get("/health", headers={"Origin": "https://b.example"})
+    assert "Access-Control-Allow-Origin" not in other.headers
+
+
+def test_create_app_as_it_is_deployed() -> None:
+    """The defaults: any origin by the wildcard, health without a key, a preflight without a body."""
+    from app import create_app
+
+    client = create_app(Settings()).test_client()
+    health = client.get("/health", headers={"Origin": "https://b.example"})
+    assert (health.json, health.headers["Access-Control-Allow-Origin"]) == ({"status": "ok"}, "*")
+    asked = {
+        "Origin": "https://b.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization, x-stainless-os",
+    }
+    for path in ("/v1/chat/completions", "/nowhere", "/codestral/v1/fim/completions"):
+        preflight = client.options(path, headers=asked)
+        assert (preflight.status_code, preflight.data) == (204, b"")
+        assert preflight.headers["Access-Control-Allow-Origin"] == "*"
+        assert preflight.headers["Access-Control-Max-Age"] == "86400"
+        allowed = {name.strip().lower() for name in preflight.headers["Access-Control-Allow-Headers"].split(",")}
+        assert {"authorization", "x-stainless-os"} <= allowed
+        assert {"GET", "POST", "OPTIONS", "DELETE"} <= {
+            m.strip() for m in preflight.headers["Access-Control-Allow-Methods"].split(",")
+        }
+
+
+def test_create_app_refuses_a_list_that_there_is_not() -> None:
+    """A list given as an argument that does not exist stops the start too."""
+    from app import create_app
+
+    with pytest.raises(KeyError):
+        create_app(Settings(fields="modern"))
+
+
+def start(**environ: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MISTRAL_FILTER_")}
+    return subprocess.run(
+        [sys.executable, "-c", "import app"], cwd=ROOT, env={**clean, **environ}, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("max_body", "much"), ("upstream", "http://api.mistral.ai"), ("cors_origins", "https://*.example.com")]
+)
+def test_a_wrong_variable_stops_the_program(name: str, text: str) -> None:
+    """What gunicorn imports does not start with a wrong setting, and says which."""
+    ended = start(**{variable(name): text})
+    assert ended.returncode != 0
+    assert f"{variable(name)}: " in ended.stderr
+
+
+def test_a_right_variable_does_not() -> None:
+    """The same program starts in silence when the settings are good."""
+    ended = start(MISTRAL_FILTER_MAX_BODY="1m")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
