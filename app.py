@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 
 from flask import Flask, Response, request
@@ -13,7 +14,10 @@ from mistral_filter.changes import HEADER
 from mistral_filter.errors import MistralFilterError
 from mistral_filter.flask import FilterRefusal, init_app
 from mistral_filter.proxy.exchange import Exchange, Limits
-from mistral_filter.proxy.settings import Settings, from_environment
+from mistral_filter.proxy.logs import Record, RequestLog, configure
+from mistral_filter.proxy.metrics import create_metrics
+from mistral_filter.proxy.page import create_page
+from mistral_filter.proxy.settings import SettingError, Settings, from_environment
 from mistral_filter.proxy.upstream import Upstream
 from mistral_filter.proxy.view import METHODS, create_blueprint, error_response
 
@@ -37,7 +41,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     Raises SettingError, which names the variable, for a setting that cannot be used.
     """
     settings = from_environment() if settings is None else settings
-    _log_to_stderr(settings.log_level)
+    configure(settings.log_level, settings.log_format)
     app = Flask("mistral_filter", static_folder=None)
     app.url_map.merge_slashes = False  # a redirected POST loses its body or its key
     settings.check()
@@ -73,6 +77,17 @@ def create_app(settings: Settings | None = None) -> Flask:
             filter_options=filter_options,
         )
     )
+    app.register_blueprint(
+        create_page(
+            fields=settings.fields,
+            upstreams=bases,
+            allow=settings.allow,
+            drop=settings.drop,
+            translate=settings.translate,
+            strict=settings.strict,
+            own_key=not settings.tokens,
+        )
+    )
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _defect)
     app.before_request(_preflight)
@@ -86,7 +101,10 @@ def create_app(settings: Settings | None = None) -> Flask:
         automatic_options=False,
     )
     prefixes = ["/" + name if name else "" for name in bases]
-    return init_app(app, max_body=settings.max_body, body_timeout=settings.body_timeout, prefixes=prefixes, **filter_options)
+    init_app(app, max_body=settings.max_body, body_timeout=settings.body_timeout, prefixes=prefixes, **filter_options)
+    observe = _serve_metrics(app) if settings.metrics else None
+    app.wsgi_app = RequestLog(app.wsgi_app, prefixes=prefixes, observe=observe)  # type: ignore[method-assign]
+    return app
 
 
 def _preflight() -> Response | None:
@@ -124,16 +142,19 @@ def _defect(error: Exception) -> Response:
     return error_response(MistralFilterError("Something went wrong in mistral-filter.", code="internal"))
 
 
-def _log_to_stderr(level: str) -> None:
-    logger = logging.getLogger("mistral_filter")
-    logger.setLevel(level)
-    logger.propagate = False
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        logger.addHandler(handler)
-    # its warnings quote URLs with their query strings
-    logging.getLogger("urllib3").setLevel(logging.CRITICAL)
+def _serve_metrics(app: Flask) -> Callable[[Record], None]:
+    """Adds ``/metrics`` to *app*; returns what is to be told of every request."""
+    try:
+        observe, render = create_metrics()
+    except ImportError:
+        raise SettingError("MISTRAL_FILTER_METRICS: install prometheus-client first") from None
+
+    @app.route("/metrics")
+    def metrics() -> Response:
+        text, kind = render()
+        return Response(text, content_type=kind, headers={"Cache-Control": "no-store"})
+
+    return observe
 
 
 app = create_app()

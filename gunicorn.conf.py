@@ -2,6 +2,9 @@
 
 import json
 import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
 
 from gunicorn import glogging, util
 
@@ -60,3 +63,29 @@ def _write_error(sock, status, reason, _quoted):
 
 
 util.write_error = _write_error
+
+if os.environ.get("MISTRAL_FILTER_METRICS", "").strip().lower() == "on":
+    # The workers count in files of one directory (see proxy/metrics.py), which is private to this master unless it is given.
+    # A reload (HUP) and a new binary (USR2) find the variable set and go on counting in the same files.
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="mistral-filter-metrics-")
+
+    def on_starting(server):
+        """The counts of an earlier run are not ours."""
+        directory = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+        directory.mkdir(parents=True, exist_ok=True)
+        if not server.master_pid:  # else the workers of an older binary still count here
+            _remove_counts(directory)
+
+    def on_exit(server):
+        """Leaves nothing behind, except to another master."""
+        directory = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+        if not (server.master_pid or server.reexec_pid):
+            _remove_counts(directory)
+            with suppress(OSError):  # others have put something into it
+                directory.rmdir()
+
+    def _remove_counts(directory):
+        for kind in ("counter", "histogram"):
+            for file in directory.glob(f"{kind}_*.db"):
+                file.unlink(missing_ok=True)

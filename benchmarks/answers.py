@@ -1,4 +1,4 @@
-"""What it costs to look at a stream, and to rewrite it: CPU time per chunk. Run: python benchmarks/answers.py"""
+"""What it costs to look at a stream, and to rewrite it: CPU time per chunk. Run: python -m benchmarks.answers"""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ Exit status: 0 nothing to change, 1 changed, 2 refused.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 
 from mistral_filter.explain import Explanation, explain
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _readable(explanation: Explanation) -> str:
     if explanation.error is not None:
-        return f"refused ({explanation.error.status}): {explanation.error.message}\n"
+        return _printable(f"refused ({explanation.error.status}): {explanation.error.message}") + "\n"
     if not explanation.changes:
         return "Nothing to change: Mistral accepts every field.\n"
     rows = [
@@ -52,13 +53,13 @@ def _readable(explanation: Explanation) -> str:
     ]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows]
-    body = (explanation.after or b"").decode()
+    body = _printable((explanation.after or b"").decode())
     return "\n".join([*lines, "", body, ""])
 
 
-def _printable(name: str) -> str:
-    """*name* without what could steer a terminal."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+def _printable(text: str) -> str:
+    """*text* without what could steer a terminal, in JSON's escapes."""
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1].replace("\x7f", "\\u007f") for c in text)
 
 
 if __name__ == "__main__":

@@ -318,6 +318,7 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "cache_control": "how Anthropic caches a prompt",
     "annotations": "part of an earlier answer that models do not read",
     "parsed": "part of an earlier answer that models do not read",
+    "content_chunks": "part of an earlier answer that models do not read",
     "provider_specific_fields": "part of an earlier answer that models do not read",
     "id": "an identifier of the client's own",
 }

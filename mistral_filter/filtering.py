@@ -15,18 +15,17 @@ from msgspec.json import decode
 
 from mistral_filter import dialect
 from mistral_filter.changes import Action, Change
-from mistral_filter.errors import InvalidJSON, Refused, TooDeep
+from mistral_filter.errors import Refused, TooDeep
 from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, MESSAGES, Array, Node, Object, Tagged, Value
 from mistral_filter.rawjson import (
     NULL,
-    Surrogates,
     as_objects,
     as_text,
     check_depth,
     encode,
     first_byte,
     may_be_deep,
-    parse,
+    parse_with_surrogates,
     repeated_keys,
     repeated_keys_in_items,
     with_sent_bytes,
@@ -74,14 +73,7 @@ def filter_body(
 
 
 def _filter(body: bytes, endpoint: str, table: Object, *, translate: bool, bridge: bool, strict: bool) -> Filtered:
-    hidden = None
-    try:
-        top = parse(body)
-    except InvalidJSON:
-        hidden = Surrogates(body) if b"\\u" in body else None
-        if hidden is None or not hidden.found:
-            raise
-        top = parse(hidden.body)
+    top, hidden = parse_with_surrogates(body)
     changes: list[Change] = []
     sent = hidden.body if hidden else body
     for name in repeated_keys(sent.strip(), top):

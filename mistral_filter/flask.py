@@ -13,10 +13,11 @@ apply to it. Without a handler of the app's own the answer is the error's JSON.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, default_exceptions
 from werkzeug.wrappers import Response
 
 from mistral_filter.errors import MistralFilterError
@@ -35,12 +36,17 @@ class FilterRefusal(HTTPException):
 
     def __init__(self, error: MistralFilterError) -> None:
         super().__init__(error.message)
-        self.code = error.status
         self.error = error
 
     def get_response(self, environ: Any = None, scope: Any = None) -> Any:
         """The error's JSON."""
         return Response(self.error.body(), self.error.status, self.error.headers, content_type="application/json")
+
+
+@lru_cache
+def _refusal_of(status: int) -> type[FilterRefusal]:
+    """Flask looks for an app's handler of a status by werkzeug's class for it."""
+    return type(f"FilterRefusal{status}", (FilterRefusal, default_exceptions[status]), {})
 
 
 class _FlaskFilter(MistralFilter):
@@ -61,4 +67,4 @@ def init_app(app: Flask, **options: Any) -> Flask:
 def _raise_refusal() -> None:
     error = request.environ.get(_ERROR)
     if error is not None:
-        raise FilterRefusal(error)
+        raise _refusal_of(error.status)(error)

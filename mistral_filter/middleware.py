@@ -38,6 +38,7 @@ STRICT_HEADER = "Mistral-Filter-Strict"
 """A request with this header set to ``on`` is refused rather than losing something."""
 
 _PIECE = 1024 * 1024
+_LONGEST_LENGTH = 18  # digits
 _DRAIN_BYTES = 64 * 1024 * 1024
 _DRAIN_SECONDS = 10.0
 _DRAIN_SILENCE_SECONDS = 1.0
@@ -97,6 +98,7 @@ class MistralFilter:
             if target is None or target.endpoint is None:
                 return self.app(environ, start_response)
             if target.refused:
+                _drain(environ)
                 return self.refuse(NotFound(f"Write the path as {target.prefix}{target.path}."), environ, start_response)
             endpoint = target.endpoint
         strict = self._strict or environ.get("HTTP_MISTRAL_FILTER_STRICT", "").lower() == "on"
@@ -109,14 +111,16 @@ class MistralFilter:
             return self.refuse(MistralFilterError("The request could not be filtered."), environ, start_response)
         replace_body(environ, body)
         environ["mistral_filter.endpoint"] = endpoint
-        environ["mistral_filter.changes"] = changes
+        # another filter may stand in front
+        environ["mistral_filter.changes"] = (*environ.get("mistral_filter.changes", ()), *changes)
 
         def start_with_changes(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
             # read again here: what the application changed in its turn is reported with the rest
-            if made := environ["mistral_filter.changes"]:
+            made = environ.get("mistral_filter.changes")
+            if made and not any(name == HEADER for name, _ in headers):
                 header = as_header(made)
                 headers = [*headers, (HEADER, header)]
-                _log.info("%s: %s", endpoint, header)
+                _log.debug("%s: %s", endpoint, header)
             return start_response(status, headers, *exc_info)
 
         return self.app(environ, start_with_changes)
@@ -147,7 +151,7 @@ def read_body(environ: WSGIEnvironment, limit: int, timeout: float | None = None
     if length:
         if not (length.isascii() and length.isdigit()):
             raise BadRequest("Content-Length is not a number of bytes.", code="bad_content_length")
-        if int(length) > limit:
+        if len(length) > _LONGEST_LENGTH or int(length) > limit:
             _drain(environ)
             raise _too_large(limit)
         wanted = int(length)
@@ -186,7 +190,7 @@ def _drain(environ: WSGIEnvironment) -> None:
     socket = environ.get("gunicorn.socket")
     timeout = socket.gettimeout() if socket is not None else None
     try:
-        left = min(int(environ.get("CONTENT_LENGTH") or _DRAIN_BYTES), _DRAIN_BYTES)
+        left = min(int((environ.get("CONTENT_LENGTH") or str(_DRAIN_BYTES))[:_LONGEST_LENGTH]), _DRAIN_BYTES)
         end = time.monotonic() + _DRAIN_SECONDS
         if socket is not None:
             socket.settimeout(_DRAIN_SILENCE_SECONDS)

@@ -14,14 +14,14 @@ from urllib.parse import unquote
 
 from mistral_filter.fields import ENDPOINTS
 
-__all__ = ["PATHS", "Target", "locate"]
+__all__ = ["PATHS", "ROOTS", "Target", "locate"]
 
 _COMPLETIONS = ("chat", "agents", "fim")
 PATHS = {name: f"{name}/completions" if name in _COMPLETIONS else name for name in ENDPOINTS}
 """endpoint: its path below /v1"""
 _ENDPOINT_AT = {path: name for name, path in PATHS.items()}
 
-_ROOTS = frozenset(
+ROOTS = frozenset(
     ("models files batch fine_tuning audio agents conversations libraries responses ocr completions images dashboard").split()
 )
 """First segments that clients ask for without /v1 before them."""
@@ -48,10 +48,11 @@ class Target(NamedTuple):
 def locate(path: str, prefixes: tuple[str, ...] = ("",)) -> Target | None:
     """What *path* (PATH_INFO: decoded once, below SCRIPT_NAME) means under one of the mount *prefixes*; None: nothing of ours."""
     target = _exact(path, prefixes)
-    if target is None:
-        disguised = _exact(_as_others_read_it(path), prefixes)
+    if target is None or target.endpoint is None:
+        lowered = {prefix.lower(): prefix for prefix in prefixes}
+        disguised = _exact(_as_others_read_it(path), tuple(lowered))
         if disguised is not None and disguised.endpoint is not None:
-            return disguised._replace(refused=True)
+            return disguised._replace(prefix=lowered[disguised.prefix], refused=True)
     return target
 
 
@@ -78,7 +79,7 @@ def _below(prefix: str, segments: list[str]) -> Target | None:
         return Target(prefix, f"/v1/{path}", _ENDPOINT_AT[path])
     if not segments:
         return Target(prefix, "/v1", None) if versioned else None
-    if path.lower() in _ENDPOINT_AT or not (versioned or segments[0] in _ROOTS):
+    if not (versioned or segments[0] in ROOTS):
         return None
     return Target(prefix, f"/v1/{path}", None)
 

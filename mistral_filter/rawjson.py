@@ -30,6 +30,7 @@ __all__ = [
     "first_byte",
     "may_be_deep",
     "parse",
+    "parse_with_surrogates",
     "repeated_keys",
     "repeated_keys_in_items",
     "with_sent_bytes",
@@ -64,6 +65,17 @@ def parse(body: bytes) -> Node:
         check_depth(body)
         # msgspec tells which byte and what was expected there, never the text of the body
         raise InvalidJSON(f"Invalid JSON: {str(error).removeprefix('JSON is malformed: ')}.") from None
+
+
+def parse_with_surrogates(body: bytes) -> tuple[Node, Surrogates | None]:
+    """The same for a body that may hold half an emoji; what hides it there has to restore it in whatever is encoded."""
+    try:
+        return parse(body), None
+    except InvalidJSON:
+        hidden = Surrogates(body) if b"\\u" in body else None
+        if hidden is None or not hidden.found:
+            raise
+        return parse(hidden.body), hidden
 
 
 _UTF8_STEP = 16384

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from mistral_filter.changes import Change
-from mistral_filter.rawjson import as_array, as_object, as_text, encode, parse
+from mistral_filter.rawjson import Surrogates, as_array, as_object, as_text, encode, parse_with_surrogates
 
 __all__ = ["Learned", "forbidden", "without"]
 
@@ -22,6 +22,12 @@ _KEPT = re.compile(r"model|messages|messages\[\d+\](\.role|\.content)?")
 """What is never dropped, whatever a refusal says: without it the request is another one, or none."""
 
 _REASON = "Mistral refused the field (422 extra_forbidden)"
+
+_SIMPLE_KEY = re.compile(r"[\w-]+")
+_SIMPLE_PATH = re.compile(r"[\w-]+(\[\d+\]|\.[\w-]+)*")
+
+_STRING_BRANCH = "str"
+"""The label of a union's string branch (recorded 2025: ``…, "content", "str"``)."""
 
 Loc = list[Any]
 
@@ -51,26 +57,32 @@ def forbidden(answer: bytes) -> list[Loc]:
         (locs if item.get("type") == "extra_forbidden" else others).append(loc)
     for loc in others:
         union = loc[:-1]
-        if not isinstance(loc[-1], str) or not any(extra[: len(union)] == union and len(extra) > len(union) for extra in locs):
+        if loc[-1] != _STRING_BRANCH or not any(extra[: len(union)] == union and len(extra) > len(union) + 1 for extra in locs):
             return []
     return locs
 
 
 def without(body: bytes, locs: Iterable[Loc]) -> tuple[bytes, list[Change]]:
     """*body* without exactly the fields that *locs* name, and the changes; no change at all if one of them may not go."""
-    root = parse(body)
-    changes: list[Change] = []
+    root, hidden = parse_with_surrogates(body)
+    found: dict[str, tuple[Any, str]] = {}
     for loc in locs:
-        path = _remove(root, loc[1:] if loc[:1] == ["body"] else loc, "")
-        if path is None or _KEPT.fullmatch(path):
+        field = _find(root, loc[1:] if loc[:1] == ["body"] else loc, "")
+        if field is None or _KEPT.fullmatch(field[0]):
             return body, []
-        if path not in (change.path for change in changes):
-            changes.append(Change("drop", path, _REASON, "lost"))
-    return (encode(root), changes) if changes else (body, [])
+        found[field[0]] = field[1:]
+    for node, key in found.values():
+        del node[key]
+    changes = [Change("drop", path, _REASON, "lost") for path in found]
+    return (_encoded(root, hidden), changes) if changes else (body, [])
 
 
-def _remove(node: Any, loc: Loc, path: str) -> str | None:
-    """Removes the field at *loc* below the visited *node*; returns its path, None if there is no such field.
+def _encoded(root: Any, hidden: Surrogates | None) -> bytes:
+    return encode(root) if hidden is None else hidden.restore(encode(root))
+
+
+def _find(node: Any, loc: Loc, path: str) -> tuple[str, Any, str] | None:
+    """The field at *loc* below the visited *node*: its path, the object that holds it, and its key there.
 
     A string in *loc* may be a label or a key. A label that the node itself bears (its role, its type) comes first; otherwise
     a key does, and what is no key is a label.
@@ -80,23 +92,21 @@ def _remove(node: Any, loc: Loc, path: str) -> str | None:
         if not isinstance(node, list) or not 0 <= part < len(node) or not rest:
             return None
         node[part] = _visited(node[part])
-        return _remove(node[part], rest, f"{path}[{part}]")
+        return _find(node[part], rest, f"{path}[{part}]")
     if not isinstance(node, dict):
-        return _remove(node, rest, path) if rest else None
+        return _find(node, rest, path) if rest else None
     if rest and part in (as_text(node.get("role")), as_text(node.get("type"))):
-        found = _remove(node, rest, path)
+        found = _find(node, rest, path)
         if found is not None:
             return found
-    if part in node:
-        here = f"{path}.{part}" if path else part
-        if not rest:
-            del node[part]
-            return here
-        node[part] = _visited(node[part])
-        found = _remove(node[part], rest, here)
-        if found is not None:
-            return found
-    return _remove(node, rest, path) if rest else None
+    if part not in node:
+        return _find(node, rest, path) if rest else None
+    key = part if _SIMPLE_KEY.fullmatch(part) else f"[{part!r}]"
+    here = f"{path}.{key}" if path else key
+    if not rest:
+        return here, node, part
+    node[part] = _visited(node[part])
+    return _find(node[part], rest, here)
 
 
 def _visited(value: Any) -> Any:
@@ -114,14 +124,17 @@ class Learned:
     def __init__(self, size: int = 256, seconds: float = 3600.0) -> None:
         self._size = size
         self._seconds = seconds
-        self._until: dict[tuple[str, str], float] = {}
+        self._until: dict[tuple[str, tuple[str, ...]], float] = {}
 
     def learn(self, endpoint: str, changes: Iterable[Change]) -> None:
-        """Remembers where *changes* dropped something from a request to *endpoint*."""
+        """Remembers where *changes* dropped something from a request to *endpoint*; keys of odd characters are not worth it."""
         for change in changes:
-            if len(self._until) >= self._size:
+            if not _SIMPLE_PATH.fullmatch(change.path) or _KEPT.fullmatch(change.path):
+                continue
+            place = tuple(re.sub(r"\[\d+\]", ".*", change.path).split("."))
+            if (endpoint, place) not in self._until and len(self._until) >= self._size:
                 self._until.pop(next(iter(self._until)))
-            self._until[endpoint, re.sub(r"\[\d+\]", "[*]", change.path)] = time.monotonic() + self._seconds
+            self._until[endpoint, place] = time.monotonic() + self._seconds
 
     def apply(self, endpoint: str, body: bytes) -> tuple[bytes, list[Change]]:
         """*body* without what is remembered for *endpoint*, and the changes."""
@@ -129,15 +142,15 @@ class Learned:
         places = [place for (name, place), until in list(self._until.items()) if name == endpoint and until > now]
         if not places:
             return body, []
-        root = parse(body)
+        root, hidden = parse_with_surrogates(body)
         changes: list[Change] = []
         for place in places:
-            _sweep(root, place.replace("[*]", ".*").split("."), "", changes)
-        return (encode(root), changes) if changes else (body, [])
+            _sweep(root, place, "", changes)
+        return (_encoded(root, hidden), changes) if changes else (body, [])
 
 
-def _sweep(node: Any, steps: list[str], path: str, changes: list[Change]) -> None:
-    step, rest = steps[0], steps[1:]
+def _sweep(node: Any, place: tuple[str, ...], path: str, changes: list[Change]) -> None:
+    step, rest = place[0], place[1:]
     if step == "*":
         for index, item in enumerate(node if isinstance(node, list) else []):
             node[index] = _visited(item)

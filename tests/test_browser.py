@@ -61,6 +61,7 @@ const found = {};
 const check = async (name, run) => {
   try { found[name] = await run(); } catch (error) { found[name] = {thrown: error.name, message: error.message}; }
 };
+await check("the page itself", async () => {
 """
 PLAIN = """
 const headers = {authorization: "Bearer none", "content-type": "application/json"};
@@ -144,6 +145,7 @@ await check("models", async () => (await client.models.list()).data.map((model) 
 await check("error", () => shown(completions.create({model: given.model, messages, temperature: "hot"})));
 """
 END = """
+});
 await post("/done", found);
 </script>
 """
@@ -156,7 +158,7 @@ class Page:
         self.html = ""
         self.seen: Callable[[Any], None] = lambda value: None
         self.found: Json | None = None
-        page = self
+        files, page = files and files.resolve(), self
 
         class Handler(BaseHTTPRequestHandler):
             def log_message(self, format: str, *args: object) -> None:
@@ -226,6 +228,7 @@ class Page:
                     os.killpg(process.pid, signal.SIGKILL)  # the group that it leads: all its helpers
                 process.wait(DEADLINE)
         assert not alive(process.pid)
+        assert self.found.pop("the page itself", None) is None
         return self.found
 
 

@@ -74,7 +74,7 @@ FLASK = {
     ("roots", "allowed"),
     [
         (("flask", "werkzeug"), FLASK),
-        (("requests", "urllib3"), {"mistral_filter/proxy/upstream.py"}),
+        (("requests", "urllib3"), {f"mistral_filter/proxy/upstream/{name}.py" for name in ("__init__", "connections", "failures")}),
         (("flask_cors",), {"app.py"}),
         (("gevent", "gunicorn"), {"gunicorn.conf.py"}),
         (("prometheus_client",), {"mistral_filter/proxy/metrics.py"}),

@@ -15,7 +15,7 @@ from flask import Response
 
 from mistral_filter import __version__
 from mistral_filter.changes import Change, as_header
-from mistral_filter.errors import BadRequest, ClientGone, Overloaded, Unauthorized, UpstreamError
+from mistral_filter.errors import BadRequest, ClientGone, NotFound, Overloaded, Unauthorized, UpstreamError
 from mistral_filter.paths import Target
 from mistral_filter.proxy.answers import Plan, error_answer, plan
 from mistral_filter.proxy.upstream import Reply, RequestBody, Upstream, broken_pipe
@@ -39,6 +39,12 @@ KEY_HEADERS = ("HTTP_API_KEY", "HTTP_X_API_KEY")
 
 REQUEST_ID = "mistral-correlation-id"
 """Mistral's name for what OpenAI's clients know as x-request-id."""
+
+NOT_OFFERED = {
+    "/v1/responses": "This upstream does not offer /v1/responses. Let the client use chat completions: "
+    '.chat(model) in the AI SDK, set_default_openai_api("chat_completions") in openai-agents, use_responses_api=False in LangChain.',
+}
+"""Paths that not every upstream has (api.mistral.ai has them since 2026), and what to do when it answers 404."""
 
 _AUTHORIZATION = re.compile(r"[\x21-\x2b\x2d-\x7e]+( [\x21-\x2b\x2d-\x7e]+)*")
 """Printable ASCII without a comma: servers join two Authorization headers with one."""
@@ -104,7 +110,7 @@ class Exchange:
         start(watch)
         self._under_way.add(id(watch))
         try:
-            response = self._answer(*self._send(upstream, target, environ, headers, watch), upstream.key, environ)
+            response = self._answer(*self._send(upstream, target, environ, headers, watch), target, upstream.key, environ)
         except BaseException as error:
             self._end(watch)
             environ["mistral_filter.outcome"] = getattr(error, "code", None) or "error"
@@ -133,7 +139,8 @@ class Exchange:
         if self._learned is not None:
             content, changes = self._learned.apply(target.endpoint, content)
             _report(environ, changes)
-        needs = plan(target.endpoint, content, environ.get("HTTP_USER_AGENT", ""), self._reasoning)
+        agent = environ.get("HTTP_X_MISTRAL_USER_AGENT") or environ.get("HTTP_USER_AGENT", "")  # pages may not set the latter
+        needs = plan(target.endpoint, content, agent, self._reasoning)
         readable = not (needs.rewrites_answer or needs.rewrites_stream) and "gzip" in environ.get("HTTP_ACCEPT_ENCODING", "")
         headers.append(("Accept-Encoding", "gzip" if readable else "identity"))
         reply = send(headers=headers, body=content)
@@ -186,11 +193,16 @@ class Exchange:
 
     # ----------------------------------------------------------------------------------------------------------- the way down
 
-    def _answer(self, reply: Reply, needs: Plan, body: bytes | None, key: str | None, environ: WSGIEnvironment) -> Response:
+    def _answer(
+        self, reply: Reply, needs: Plan, body: bytes | None, target: Target, key: str | None, environ: WSGIEnvironment
+    ) -> Response:
         """*reply* for the caller; *body* is its body if that has been read."""
         if environ["REQUEST_METHOD"] == "HEAD" or reply.status in (204, 304):
             reply.close()
             return _response(reply, b"")
+        if reply.status == 404 and target.path in NOT_OFFERED:
+            reply.close()
+            raise NotFound(NOT_OFFERED[target.path])
         if reply.status >= 400:
             return _error_response(reply, body, key)
         content_type = _header(reply, "content-type")
@@ -200,8 +212,8 @@ class Exchange:
             pieces = reply.chunks(heartbeat=self._limits.heartbeat if plain else None)
             stream = self._stream(reply, needs.events(pieces) if plain else pieces, environ, events=plain)
             live = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
-            if plain and (needs.rewrites_stream or self._limits.heartbeat is not None):
-                live["Content-Length"] = ""  # it may change
+            if plain:
+                live["Content-Length"] = ""  # an event of ours may come in between
             return _response(reply, stream, live)
         rewrites = plain and needs.rewrites_answer
         limit = _WHOLE_TO_REWRITE if rewrites else _WHOLE
@@ -255,7 +267,7 @@ def _upload(environ: WSGIEnvironment, method: str, watch: Watch, patience: float
         return None, None
     declared = environ.get("CONTENT_LENGTH") or ""
     if declared:
-        if not (declared.isascii() and declared.isdigit()):
+        if not (declared.isascii() and declared.isdigit() and len(declared) <= 18):
             raise BadRequest("Content-Length is not a number of bytes.", code="bad_content_length")
         return (_pieces(environ, int(declared), watch, patience), int(declared)) if int(declared) else (b"", 0)
     chunked = "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower()
@@ -333,7 +345,9 @@ def _decoded(body: bytes, reply: Reply) -> bytes:
     """*body* without its gzip, at most _WHOLE bytes; the very same where there is none or it cannot be read."""
     if _header(reply, "content-encoding").lower() != "gzip":
         return body
+    unzip = zlib.decompressobj(wbits=31)
     try:
-        return zlib.decompressobj(wbits=31).decompress(body, _WHOLE)
+        content = unzip.decompress(body, _WHOLE)
     except zlib.error:
         return body
+    return content if unzip.eof else body

@@ -13,15 +13,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from mistral_filter.middleware import MAX_BODY
+from mistral_filter.paths import PATHS, ROOTS
 
 __all__ = ["SETTINGS", "SettingError", "Settings", "from_environment"]
 
 _PREFIX = "MISTRAL_FILTER_"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-_RESERVED = ("v1", "health", "healthz", "explain", "static")
+_PATHS = {path.split("/")[0] for path in PATHS.values()}
+_RESERVED = sorted(ROOTS | _PATHS | {"v1", "health", "healthz", "explain", "metrics", "static"})
 
 
 class SettingError(ValueError):
@@ -86,17 +87,22 @@ class Setting(NamedTuple):
         return _PREFIX + self.name.upper()
 
 
+_URL = re.compile(r"(https?)://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?")
+
+
 def _url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("write a URL such as https://api.mistral.ai")
-    if parts.path.strip("/") or parts.query or parts.fragment or parts.username or parts.password:
-        raise ValueError("write only scheme, host and port; /v1 is added")
-    if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+    match = _URL.fullmatch(text)
+    if match is None:
+        raise ValueError("write only scheme, host and port, such as https://api.mistral.ai; /v1 is added")
+    _port(match[3])
+    if match[1] == "http" and match[2].strip("[]").lower() not in _LOOPBACK:
         raise ValueError("plain http is for this machine only (localhost, 127.0.0.1): elsewhere keys would travel unencrypted")
-    if parts.port == 0:
-        raise ValueError("port 0 is not a port")
     return text.rstrip("/")
+
+
+def _port(text: str | None) -> None:
+    if text is not None and not 0 < int(text[1:]) < 65536:
+        raise ValueError(f"{text[1:]} is not a port")
 
 
 def _named_urls(text: str) -> dict[str, str]:
@@ -104,7 +110,9 @@ def _named_urls(text: str) -> dict[str, str]:
     for item in text.split():
         name, _, url = item.partition("=")
         if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", name) or name in _RESERVED:
-            raise ValueError(f"{name!r} is not a name: lower-case letters, digits and dashes, none of {', '.join(_RESERVED)}")
+            raise ValueError(
+                "write NAME=URL, where a name is of lower-case letters, digits and dashes, and none of " + ", ".join(_RESERVED)
+            )
         upstreams[name] = _url(url)
     return upstreams
 
@@ -187,9 +195,10 @@ def _origins(text: str) -> tuple[str, ...]:
 
 
 def _proxy(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
+    match = re.fullmatch(r"https?://([^\s/@?#]+@)?([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?", text)
+    if match is None:
         raise ValueError("write a URL such as http://proxy.example.com:3128")
+    _port(match[3])
     return text
 
 

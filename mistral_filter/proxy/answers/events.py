@@ -36,6 +36,9 @@ def rewrite_events(
     held = bytearray()  # the beginning of an event
     sent = 0  # bytes of it that are out already: it is too large
     for piece in chunks:
+        if not piece:  # a tick of the clock, for whoever sends heartbeats between events
+            yield piece
+            continue
         if not held and piece.startswith(b"data:") and piece.endswith(b"\n\n"):  # nearly always a piece is one event
             if plain(piece[5:]):  # it is one, or it would not be JSON
                 yield piece

@@ -1,0 +1,265 @@
+"""Connections to an upstream that many callers share, one after the other.
+
+http.client and urllib3 do the work; what is added here keeps one caller's bytes from another. It overrides methods of theirs
+that are private by name, because there is no other place: the tests of every fault say whether a new version still fits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import threading
+import time
+from typing import Any
+
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from mistral_filter.watch import Watch
+
+__all__ = ["Adapter", "waiting"]
+
+_IDLE_SECONDS = 20.0
+"""Pooled connections idle for longer are dropped: before the other side does it while a request is on its way."""
+
+_KEPT = 4
+"""Idle connections kept for that long; after a burst the others go at once."""
+
+_REAP_SECONDS = 0.75
+
+_MAX_INTERIM = 20
+_MAX_CHUNK_LINE = 8192
+_TCP_CLOSE = 7
+"""The state of a TCP connection that was reset (Linux, tcp_states.h)."""
+
+
+class _Lines:
+    """A reader that remembers the last line read from it."""
+
+    def __init__(self, fp: Any) -> None:
+        self._fp = fp
+        self.last = b""
+
+    def readline(self, *limit: int) -> bytes:
+        self.last = self._fp.readline(*limit)
+        return self.last
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._fp, name)
+
+
+class _Response(http.client.HTTPResponse):
+    """Reads on until the answer is final and its head whole, and spoils the connection if more came than one answer.
+
+    The standard library takes any 1xx but 100 for the answer itself, and the next caller on the connection gets the real one.
+    It takes a head that was cut between two lines for a whole one, and a chunk's size that was cut between two digits.
+    """
+
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.sock = sock
+
+    def begin(self) -> None:
+        reader = self.fp
+        self.fp = lines = _Lines(reader)  # type: ignore[assignment]
+        try:
+            super().begin()
+        finally:
+            if self.fp is lines:  # type: ignore[comparison-overlap]
+                self.fp = reader
+        if lines.last not in (b"\r\n", b"\n"):
+            raise http.client.HTTPException("the head was cut")
+
+    def _read_status(self) -> tuple[str, int, str]:
+        for _ in range(_MAX_INTERIM):
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if not 100 <= status < 200 or status == http.client.SWITCHING_PROTOCOLS:
+                return version, status, reason
+            http.client.parse_headers(self.fp)
+        raise http.client.HTTPException("too many interim answers")
+
+    def _read_next_chunk_size(self) -> int:
+        line = self.fp.readline(_MAX_CHUNK_LINE)
+        size = line.partition(b";")[0].strip()
+        if not line.endswith(b"\n") or not size or size.strip(b"0123456789abcdefABCDEF"):
+            super()._close_conn()  # type: ignore[misc]
+            raise ValueError("chunk size")  # the caller makes an IncompleteRead of it
+        return int(size, 16)
+
+    def _close_conn(self) -> None:
+        if self.fp is not None and not self.will_close and self.has_bytes():
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)  # is_connected will say so, and the pool opens another
+        super()._close_conn()  # type: ignore[misc]
+
+    def has_bytes(self) -> bool:
+        """Whether bytes are there to be read at once, in a buffer or in the socket. True when there is nothing to wait for."""
+        if self.fp is None:
+            return True
+        try:
+            timeout = self.sock.gettimeout()
+            self.sock.settimeout(0)
+            try:
+                return bool(self.fp.peek(1))
+            finally:
+                self.sock.settimeout(timeout)
+        except (OSError, ValueError):  # nothing there yet, or the socket is closed already
+            return False
+
+
+waiting = threading.local()
+"""``watch``: the Watch of the request that this thread (or greenlet) is sending."""
+
+
+class _Shared:
+    """Mixed into urllib3's connections: one that has been idle for long counts as closed; one in use is watched.
+
+    A request that met a connection which the other side had just closed is sent once more, on a fresh one.
+    """
+
+    idle_since: float | None = None
+    watch: Watch | None = None
+    retired = False
+    sock: Any
+    _again: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]
+        self._attach()
+
+    def request(self, *args: Any, body: Any = None, **kwargs: Any) -> None:
+        self._attach()
+        reused = self.sock is not None
+        super().request(*args, body=body, **kwargs)  # type: ignore[misc]
+        self._again = (args, {**kwargs, "body": body}) if reused and isinstance(body, (bytes, type(None))) else None
+
+    def getresponse(self) -> Any:
+        again, self._again = self._again, None
+        try:
+            return super().getresponse()  # type: ignore[misc]
+        except http.client.RemoteDisconnected:
+            if again is None or not self._was_stale():
+                raise
+        self.close()  # type: ignore[attr-defined]
+        super().request(*again[0], **again[1])  # type: ignore[misc]
+        return super().getresponse()  # type: ignore[misc]
+
+    def _was_stale(self) -> bool:
+        """Whether the other side had closed the connection before it saw the request: an end, and then a reset for what came
+        after it. One that read the request and then closed sends no reset; one that crashed sends no end."""
+        info = getattr(socket, "TCP_INFO", None)
+        try:
+            return info is not None and self.sock.getsockopt(socket.IPPROTO_TCP, info, 1)[0] == _TCP_CLOSE
+        except OSError:
+            return False
+
+    def _attach(self) -> None:
+        self.watch = getattr(waiting, "watch", None)
+        if self.watch is not None and self.sock is not None:
+            self.watch.attach(self.sock)
+
+    @property
+    def is_connected(self) -> bool:
+        if self.idle_since is not None and time.monotonic() - self.idle_since > _IDLE_SECONDS:
+            return False
+        return bool(super().is_connected)  # type: ignore[misc]
+
+
+class _HTTPConnection(_Shared, urllib3.connection.HTTPConnection):
+    response_class = _Response
+
+
+class _HTTPSConnection(_Shared, urllib3.connection.HTTPSConnection):
+    response_class = _Response
+
+
+class _Returning:
+    """Mixed into urllib3's pools: keeps the idle connections, the last one back on top, and none for long.
+
+    A connection that comes back is no longer its last request's.
+    """
+
+    def __init__(self, *args: Any, maxsize: int = 1, **kwargs: Any) -> None:
+        super().__init__(*args, maxsize=1, **kwargs)  # type: ignore[call-arg]
+        self._idle: list[Any] = []
+        self._lock = threading.Lock()
+        self._room = maxsize
+        self._reaping = False
+
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        while True:
+            with self._lock:
+                conn = self._idle.pop() if self._idle else None
+            if conn is None:
+                return self._new_conn()  # type: ignore[attr-defined]
+            if conn.is_connected:
+                return conn
+            conn.close()
+
+    def _put_conn(self, conn: Any) -> None:
+        if conn is None:
+            return
+        if conn.watch is not None:
+            conn.watch.detach()
+            conn.watch = None
+        if conn.retired or conn.is_closed or len(self._idle) >= self._room:
+            conn.close()
+            return
+        conn.idle_since = time.monotonic()
+        with self._lock:
+            self._idle.append(conn)
+            reap, self._reaping = not self._reaping, True
+        if reap:
+            self._reap_later()
+
+    def close(self) -> None:
+        """Closes the idle connections."""
+        with self._lock:
+            closing, self._idle = self._idle, []
+        for conn in closing:
+            conn.close()
+        super().close()  # type: ignore[misc]
+
+    def _reap_later(self) -> None:
+        timer = threading.Timer(_REAP_SECONDS, self._reap)
+        timer.daemon = True
+        timer.start()
+
+    def _reap(self) -> None:
+        """Closes what has been idle: after a burst all but a few at once, those few before the other side might do it."""
+        now = time.monotonic()
+        with self._lock:
+            ages = [now - conn.idle_since for conn in self._idle]
+            spare = len(ages) - _KEPT
+            old = [age > _IDLE_SECONDS or (rank < spare and age > _REAP_SECONDS) for rank, age in enumerate(ages)]
+            closing = [conn for conn, gone in zip(self._idle, old, strict=True) if gone]
+            self._idle = [conn for conn, gone in zip(self._idle, old, strict=True) if not gone]
+            self._reaping = bool(self._idle)
+        for conn in closing:
+            conn.close()
+        if self._reaping:
+            self._reap_later()
+
+
+class _HTTPPool(_Returning, urllib3.HTTPConnectionPool):
+    ConnectionCls = _HTTPConnection
+
+
+class _HTTPSPool(_Returning, urllib3.HTTPSConnectionPool):
+    ConnectionCls = _HTTPSConnection
+
+
+class Adapter(HTTPAdapter):
+    """requests' transport with these connections, to an upstream or to a proxy on the way."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """The pools for direct connections."""
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        """The pools for connections through *proxy*."""
+        manager = super().proxy_manager_for(proxy, **kwargs)
+        manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        return manager

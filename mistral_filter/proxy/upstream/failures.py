@@ -1,0 +1,78 @@
+"""What an exception on the way to an upstream and back means to the caller.
+
+Never the text of an exception: it holds host, path and query string.
+"""
+
+from __future__ import annotations
+
+import errno
+import http.client
+from collections.abc import Iterator
+
+import requests
+import urllib3
+
+from mistral_filter.errors import BodyTimeout, ClientGone, UpstreamError
+from mistral_filter.watch import Watch
+
+__all__ = ["broken_body", "broken_pipe", "failed", "protocol", "raise_reason"]
+
+
+def protocol() -> UpstreamError:
+    """The answer is no HTTP that can be passed on."""
+    return UpstreamError(502, "upstream_protocol", "The upstream's answer is not valid HTTP.")
+
+
+def raise_reason(watch: Watch) -> None:
+    """Raises the error for which the connection was given up on purpose, if it was."""
+    if watch.reason == "total_timeout":
+        raise UpstreamError(504, "upstream_deadline", "The upstream did not finish its answer in time.")
+    if watch.reason == "body_timeout":
+        raise BodyTimeout("The body fell silent for too long.")
+    if watch.reason is not None:
+        raise ClientGone("The client closed the connection.", code=watch.reason)
+
+
+def failed(error: BaseException) -> UpstreamError:
+    """What an exception before the answer's head means. The order matters: some are subclasses of others."""
+    chain = list(_chain(error))
+    if isinstance(error, requests.ConnectTimeout):
+        return UpstreamError(504, "upstream_connect_timeout", "The upstream did not accept a connection in time.")
+    if isinstance(error, (requests.exceptions.ProxyError, requests.exceptions.SSLError)):
+        return UpstreamError(502, "upstream_tls", "No secure connection to the upstream could be made.")
+    if any(isinstance(e, urllib3.exceptions.NameResolutionError) for e in chain):
+        return UpstreamError(502, "upstream_dns", "The upstream's host name could not be resolved.")
+    if any(isinstance(e, urllib3.exceptions.NewConnectionError) for e in chain):
+        return UpstreamError(502, "upstream_unreachable", "The upstream could not be reached.")
+    if any(isinstance(e, (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError, TimeoutError)) for e in chain):
+        return UpstreamError(504, "upstream_timeout", "The upstream did not answer in time.")
+    if any(isinstance(e, (http.client.RemoteDisconnected, ConnectionError)) for e in chain):
+        return UpstreamError(502, "upstream_disconnected", "The upstream closed the connection without an answer.")
+    return protocol()
+
+
+def broken_body(error: BaseException) -> UpstreamError:
+    """What an exception within the answer's body means."""
+    if any(isinstance(e, (urllib3.exceptions.ReadTimeoutError, TimeoutError)) for e in _chain(error)):
+        return UpstreamError(504, "upstream_timeout", "The upstream fell silent in the middle of its answer.")
+    return UpstreamError(502, "upstream_cut", "The answer from upstream was cut short.")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """*error*, what it wraps and what led to it."""
+    seen: list[BaseException] = []
+    todo = [error]
+    while todo:
+        e = todo.pop()
+        if e is None or any(e is other for other in seen):
+            continue
+        seen.append(e)
+        yield e
+        todo += [e.__cause__, e.__context__, getattr(e, "reason", None)]
+        todo += [arg for arg in e.args if isinstance(arg, BaseException)]
+        todo = [item for item in todo if isinstance(item, BaseException)]
+
+
+def broken_pipe() -> OSError:
+    """To be raised into the server after the first byte: it closes the connection at once, unterminated, without a traceback."""
+    return ConnectionResetError(errno.ECONNRESET, "the answer from upstream was cut short")
