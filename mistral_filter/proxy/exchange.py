@@ -41,8 +41,8 @@ REQUEST_ID = "mistral-correlation-id"
 """Mistral's name for what OpenAI's clients know as x-request-id."""
 
 NOT_OFFERED = {
-    "/v1/responses": "This upstream does not offer /v1/responses. Let the client use chat completions: "
-    '.chat(model) in the AI SDK, set_default_openai_api("chat_completions") in openai-agents, use_responses_api=False in LangChain.',
+    "/v1/responses": "This upstream does not offer /v1/responses. Let the client use chat completions: .chat(model) in the "
+    'AI SDK, set_default_openai_api("chat_completions") in openai-agents, use_responses_api=False in LangChain.',
 }
 """Paths that not every upstream has (api.mistral.ai has them since 2026), and what to do when it answers 404."""
 

@@ -26,7 +26,7 @@ from mistral_filter.proxy.answers.reading import is_json, rewritten
 
 __all__ = ["Plan", "error_answer", "path_of", "plan"]
 
-NATIVE = ("mistral-client-python/", "mistral-client-typescript/", "mistral-client-js/", "ai-sdk/mistral/")
+NATIVE = ("mistral-client-python/", "mistral-client-typescript/", "mistral-client-js/", "ai-sdk/mistral/", "ai-sdk-mistral/")
 """How a word of the User-Agent begins in clients that read what Mistral sends, and would lose the reasoning otherwise.
 
 mistralai 0.4.2 and 3.7.0 (PyPI); @mistralai/mistralai 1.10.0 and 2.7.0, and 0.5.0 (npm; where a browser forbids that header, they

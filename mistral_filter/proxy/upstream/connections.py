@@ -23,8 +23,8 @@ __all__ = ["Adapter", "waiting"]
 _IDLE_SECONDS = 20.0
 """Pooled connections idle for longer are dropped: before the other side does it while a request is on its way."""
 
-_KEPT = 4
-"""Idle connections kept for that long; after a burst the others go at once."""
+_KEPT = 1
+"""Idle connections kept for that long; after a burst the others go soon, so that nothing is left of it."""
 
 _REAP_SECONDS = 0.75
 
@@ -47,6 +47,10 @@ class _Lines:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._fp, name)
+
+
+class _StaleConnection(http.client.RemoteDisconnected):
+    """The connection was closed before the request came."""
 
 
 class _Response(http.client.HTTPResponse):
@@ -73,11 +77,25 @@ class _Response(http.client.HTTPResponse):
 
     def _read_status(self) -> tuple[str, int, str]:
         for _ in range(_MAX_INTERIM):
-            version, status, reason = super()._read_status()  # type: ignore[misc]
+            try:
+                version, status, reason = super()._read_status()  # type: ignore[misc]
+            except http.client.RemoteDisconnected as error:
+                raise (_StaleConnection("") if self._was_stale() else error) from None
             if not 100 <= status < 200 or status == http.client.SWITCHING_PROTOCOLS:
                 return version, status, reason
             http.client.parse_headers(self.fp)
         raise http.client.HTTPException("too many interim answers")
+
+    def _was_stale(self) -> bool:
+        """Whether the other side had closed the connection before it saw the request: an end, then a reset for what came.
+
+        One that read the request and then closed sends no reset; one that crashed sends no end.
+        """
+        info = getattr(socket, "TCP_INFO", None)
+        try:
+            return info is not None and self.sock.getsockopt(socket.IPPROTO_TCP, info, 1)[0] == _TCP_CLOSE
+        except OSError:
+            return False
 
     def _read_next_chunk_size(self) -> int:
         line = self.fp.readline(_MAX_CHUNK_LINE)
@@ -138,21 +156,11 @@ class _Shared:
         again, self._again = self._again, None
         try:
             return super().getresponse()  # type: ignore[misc]
-        except http.client.RemoteDisconnected:
-            if again is None or not self._was_stale():
+        except _StaleConnection:
+            if again is None:
                 raise
-        self.close()  # type: ignore[attr-defined]
         super().request(*again[0], **again[1])  # type: ignore[misc]
         return super().getresponse()  # type: ignore[misc]
-
-    def _was_stale(self) -> bool:
-        """Whether the other side had closed the connection before it saw the request: an end, and then a reset for what came
-        after it. One that read the request and then closed sends no reset; one that crashed sends no end."""
-        info = getattr(socket, "TCP_INFO", None)
-        try:
-            return info is not None and self.sock.getsockopt(socket.IPPROTO_TCP, info, 1)[0] == _TCP_CLOSE
-        except OSError:
-            return False
 
     def _attach(self) -> None:
         self.watch = getattr(waiting, "watch", None)
