@@ -74,6 +74,7 @@ def create_app(settings: Settings | None = None) -> Flask:
             {name: connect(base, key=keys.get(name)) for name, base in bases.items()},
             exchange=Exchange(learn=settings.learn, reasoning=settings.reasoning, limits=limits, tokens=settings.tokens),
             max_body=settings.max_body,
+            body_timeout=settings.body_timeout,
             filter_options=filter_options,
         )
     )

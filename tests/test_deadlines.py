@@ -16,19 +16,32 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
 import pytest
 from openai import OpenAI
 from servers import DEADLINE, Answer, Gunicorn, Response, ask, build_request, connect, eventually, read_response
-from upstream import Exchange, Script, ScriptedUpstream, chain, early, event_bytes, head_bytes, json_answer, raw, sse, stall
+from upstream import (
+    Exchange,
+    Framing,
+    Script,
+    ScriptedUpstream,
+    chain,
+    early,
+    event_bytes,
+    head_bytes,
+    json_answer,
+    raw,
+    sse,
+    stall,
+)
 
 CHAT = "/v1/chat/completions"
 ORIGIN = ("Origin", "https://chat.example.com")
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "stream": True}
-WORKERS = {"gevent": (), "gthread": ("-k", "gthread", "--threads", "8")}
+WORKERS = {"gevent": (), "gthread": ("-k", "gthread", "--threads", "24")}
 BEAT = b": keep-alive\n\n"
 STREAM_HEAD = {
     "chunked": head_bytes(200, [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")]),
@@ -77,6 +90,15 @@ def error_of(response: Response, status: int) -> dict[str, Any]:
     return error
 
 
+def together(server: Gunicorn, upstream: ScriptedUpstream, scripts: dict[str, Script], **options: Any) -> dict[str, Response]:
+    """One request for each script, all at the same time, and their answers; the model of each is its name."""
+    target, headers = options.get("target", CHAT), [ORIGIN, *options.get("headers", [])]
+    upstream.script = dict(scripts)
+    with ThreadPoolExecutor(len(scripts)) as pool:
+        answers = pool.map(lambda name: ask(server.port, "POST", target, {**BODY, "model": name}, headers), scripts)
+        return dict(zip(scripts, answers, strict=True))
+
+
 def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
@@ -112,26 +134,30 @@ SILENCES: dict[str, tuple[Script, bytes]] = {
 
 
 @pytest.mark.parametrize("leave", [by_fin, by_half, by_reset])
-@pytest.mark.parametrize("silence", list(SILENCES))
-def test_a_client_that_leaves_frees_the_upstream(
-    patient: Gunicorn, upstream: ScriptedUpstream, silence: str, leave: Callable[[socket.socket], None]
+def test_clients_that_leave_free_the_upstream(
+    patient: Gunicorn, upstream: ScriptedUpstream, leave: Callable[[socket.socket], None]
 ) -> None:
-    """However it leaves, and wherever the upstream is silent: the upstream sees it go, and the answer never looks complete."""
-    upstream.script, has = SILENCES[silence]
-    with connect(patient.port) as sock:
-        sock.sendall(build_request("POST", CHAT, BODY))
-        upstream.wait()
-        came = b""
-        while has not in came:
-            came += sock.recv(65536) or pytest.fail(f"the answer ended early: {came!r}")
-        leave(sock)
-        upstream.wait_left()
+    """However they leave, and wherever the upstream is silent: it sees them go, and no answer ever looks complete."""
+    upstream.script = {name: script for name, (script, _) in SILENCES.items()}
+    came = dict.fromkeys(SILENCES, b"")
+    with ExitStack() as stack:
+        socks = {name: stack.enter_context(connect(patient.port)) for name in SILENCES}
+        for name, sock in socks.items():
+            sock.sendall(build_request("POST", CHAT, {**BODY, "model": name}))
+        upstream.wait(len(SILENCES))
+        for name, sock in socks.items():
+            while SILENCES[name][1] not in came[name]:
+                came[name] += sock.recv(65536) or pytest.fail(f"{name}: the answer ended early: {came[name]!r}")
+        for sock in socks.values():
+            leave(sock)
+        upstream.wait_left(len(SILENCES))
         if leave is by_half:
-            with suppress(ConnectionError):
-                while data := sock.recv(65536):
-                    came += data
-            assert b"\r\n0\r\n\r\n" not in came
-            assert not came.startswith(b"HTTP/1.1 2") or b"chunked" in came
+            for name, sock in socks.items():
+                with suppress(ConnectionError):
+                    while data := sock.recv(65536):
+                        came[name] += data
+                assert b"\r\n0\r\n\r\n" not in came[name], name
+                assert not came[name].startswith(b"HTTP/1.1 2") or b"chunked" in came[name], name
     upstream.wait_connections(0)
     serves(patient, upstream)
 
@@ -281,22 +307,25 @@ SLOW = {
 }
 
 
-@pytest.mark.parametrize("how", ["length", "chunked"])
-@pytest.mark.parametrize("target", list(SLOW))
-def test_a_body_that_drips_is_refused(patient: Gunicorn, upstream: ScriptedUpstream, target: str, how: str) -> None:
+@pytest.mark.parametrize("kind", list(SLOW))
+def test_a_body_that_drips_is_refused(patient: Gunicorn, upstream: ScriptedUpstream, kind: str) -> None:
     """Byte by byte beyond the body timeout: 408 in JSON; the upstream never sees a whole request; others are served meanwhile."""
-    framing = "Content-Length: 100000" if how == "length" else "Transfer-Encoding: chunked"
-    head = f"{SLOW[target]} HTTP/1.1\r\nHost: x\r\nOrigin: https://a.example\r\n{framing}\r\n\r\n".encode()
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(drip, patient.port, head, b" " if how == "length" else b"1\r\n \r\n")
+
+    def dripped(framing: str, piece: bytes) -> Response:
+        head = f"{SLOW[kind]} HTTP/1.1\r\nHost: x\r\nOrigin: https://a.example\r\n{framing}\r\n\r\n"
+        return drip(patient.port, head.encode(), piece)
+
+    ways = [("Content-Length: 100000", b" "), ("Transfer-Encoding: chunked", b"1\r\n \r\n")]
+    with ThreadPoolExecutor(len(ways)) as pool:
+        answers = [pool.submit(dripped, *way) for way in ways]
         served = 0
-        while not answer.done():
+        while not all(answer.done() for answer in answers):
             assert ask(patient.port, "GET", "/v1/models").status == 200
             served += 1
             time.sleep(0.02)
         assert served
-        error = error_of(answer.result(), 408)
-    assert error["code"] == "body_timeout"
+        for answer in answers:
+            assert error_of(answer.result(), 408)["code"] == "body_timeout"
     assert all(request.cut for request in upstream.requests if request.path != "/v1/models")
     serves(patient, upstream)
 
@@ -324,18 +353,18 @@ def test_a_dripped_head_ends_at_the_deadline(hurried: Gunicorn, upstream: Script
     serves(hurried, upstream)
 
 
-@pytest.mark.parametrize("framing", ["chunked", "length", "close"])
-def test_an_endless_stream_ends_at_the_deadline(hurried: Gunicorn, upstream: ScriptedUpstream, framing: Any) -> None:
+def test_an_endless_stream_ends_at_the_deadline(hurried: Gunicorn, upstream: ScriptedUpstream) -> None:
     """Whole events, an error event, and then broken framing, however the upstream frames; the upstream is freed."""
-    upstream.script = sse(LONG, gap=0.05, framing=framing)
-    response = ask(hurried.port, "POST", CHAT, BODY)
-    assert (response.status, response.complete) == (200, False)
-    *events, last, rest = response.body.split(b"\n\n")
-    assert rest == b""
-    assert [event + b"\n\n" for event in events] == LONG[: len(events)]
-    assert events
-    assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "upstream_deadline"
-    upstream.wait_left()
+    framings: tuple[Framing, ...] = ("chunked", "length", "close")
+    scripts = {framing: sse(LONG, gap=0.05, framing=framing) for framing in framings}
+    for framing, response in together(hurried, upstream, scripts).items():
+        assert (response.status, response.complete) == (200, False), framing
+        *events, last, rest = response.body.split(b"\n\n")
+        assert rest == b"", framing
+        assert [event + b"\n\n" for event in events] == LONG[: len(events)], framing
+        assert events, framing
+        assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "upstream_deadline"
+    upstream.wait_left(len(scripts))
     serves(hurried, upstream)
 
 
@@ -350,10 +379,8 @@ def test_an_endless_event_ends_at_the_deadline(hurried: Gunicorn, upstream: Scri
     upstream.wait_left()
 
 
-@pytest.mark.parametrize("framing", ["chunked", "length", "close"])
-@pytest.mark.parametrize("kind", ["application/json", "audio/mpeg"])
-def test_an_endless_body_ends_at_the_deadline(hurried: Gunicorn, upstream: ScriptedUpstream, kind: str, framing: str) -> None:
-    """JSON that drips is a 504; anything else, already begun, ends with broken framing: never a clean end."""
+def dripping(kind: str, framing: str) -> Script:
+    """A body without end, two bytes at a time."""
     how = {"chunked": [("Transfer-Encoding", "chunked")], "length": [("Content-Length", "20000")], "close": []}[framing]
 
     def script(exchange: Exchange) -> None:
@@ -362,14 +389,21 @@ def test_an_endless_body_ends_at_the_deadline(hurried: Gunicorn, upstream: Scrip
             exchange.chunk(b"ab") if framing == "chunked" else exchange.send(b"ab")
             exchange.sleep(0.05)
 
-    upstream.script = script
-    response = ask(hurried.port, "POST", "/v1/audio/speech", BODY, [ORIGIN])
-    if kind == "application/json":
-        assert error_of(response, 504)["code"] == "upstream_deadline"
-    else:
-        assert (response.status, response.complete) == (200, False)
-        assert set(response.body) <= set(b"ab")
-    upstream.wait_left()
+    return script
+
+
+@pytest.mark.parametrize("target", ["/v1/audio/speech", CHAT])
+def test_an_endless_body_ends_at_the_deadline(hurried: Gunicorn, upstream: ScriptedUpstream, target: str) -> None:
+    """JSON that drips is a 504; anything else, already begun, ends with broken framing: never a clean end."""
+    cases = {f"{kind} {framing}": (kind, framing) for kind in ("application/json", "audio/mpeg") for framing in STREAM_HEAD}
+    scripts = {name: dripping(*case) for name, case in cases.items()}
+    for name, response in together(hurried, upstream, scripts, target=target).items():
+        if "json" in name:
+            assert error_of(response, 504)["code"] == "upstream_deadline", name
+        else:
+            assert (response.status, response.complete) == (200, False), name
+            assert set(response.body) <= set(b"ab"), name
+    upstream.wait_left(len(scripts))
     serves(hurried, upstream)
 
 
@@ -384,33 +418,30 @@ def test_a_deadline_that_is_not_reached_changes_nothing(hurried: Gunicorn, upstr
     assert upstream.accepted == 1
 
 
-def test_silence_before_the_head_is_a_504(beating: Gunicorn, upstream: ScriptedUpstream) -> None:
-    """The read timeout ends it, heartbeats or not: nothing has been sent, so it can be a status."""
-    upstream.script = stall()
-    assert error_of(ask(beating.port, "POST", CHAT, BODY, [ORIGIN]), 504)["code"] == "upstream_timeout"
-    upstream.wait_left()
+def test_silence_before_anything_was_passed_on_is_a_504(beating: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """The read timeout ends it, heartbeats or not, before the head, in it, and in JSON: it still can be a status."""
+    scripts = {name: SILENCES[name][0] for name in ("before the head", "in the head", "in a whole body")}
+    for name, response in together(beating, upstream, scripts).items():
+        assert error_of(response, 504)["code"] == "upstream_timeout", name
+    upstream.wait_left(len(scripts))
     serves(beating, upstream)
 
 
-def test_silence_in_a_whole_body_is_a_504(beating: Gunicorn, upstream: ScriptedUpstream) -> None:
-    """JSON that stops in the middle has not been passed on yet."""
-    upstream.script = SILENCES["in a whole body"][0]
-    assert error_of(ask(beating.port, "POST", CHAT, BODY, [ORIGIN]), 504)["code"] == "upstream_timeout"
-    upstream.wait_left()
-
-
-@pytest.mark.parametrize("framing", ["chunked", "length", "close"])
-def test_silence_in_a_stream_ends_it(beating: Gunicorn, upstream: ScriptedUpstream, framing: str) -> None:
+def test_silence_in_a_stream_ends_it(beating: Gunicorn, upstream: ScriptedUpstream) -> None:
     """Longer than the read timeout: heartbeats until then, an error event, broken framing, upstream freed."""
     first = b"data: 1\n\n"
-    upstream.script = chain(raw(STREAM_HEAD[framing] + (chunk(first) if framing == "chunked" else first)), stall())
-    response = ask(beating.port, "POST", CHAT, BODY)
-    assert (response.status, response.complete) == (200, False)
-    assert response.body.count(BEAT) >= 2
-    begin, _, end = response.body.replace(BEAT, b"").partition(b"\n\n")
-    assert begin + b"\n\n" == first
-    assert json.loads(end.removeprefix(b"data: "))["error"]["code"] == "upstream_timeout"
-    upstream.wait_left()
+    scripts = {
+        framing: chain(raw(head + (chunk(first) if framing == "chunked" else first)), stall())
+        for framing, head in STREAM_HEAD.items()
+    }
+    for framing, response in together(beating, upstream, scripts).items():
+        assert (response.status, response.complete) == (200, False), framing
+        assert response.body.count(BEAT) >= 2, framing
+        begin, _, end = response.body.replace(BEAT, b"").partition(b"\n\n")
+        assert begin + b"\n\n" == first, framing
+        assert json.loads(end.removeprefix(b"data: "))["error"]["code"] == "upstream_timeout"
+    upstream.wait_left(len(scripts))
+    serves(beating, upstream)
 
 
 # ------------------------------------------------------------------------------------------------------------ heartbeats
@@ -436,34 +467,35 @@ def beaten(framing: str, pieces: list[bytes | float | threading.Event]) -> Scrip
     return script
 
 
-def read_beats(port: int, events: list[threading.Event], headers: list[tuple[str, str]] | None = None) -> Answer:
-    """Reads a stream; sets the next of *events* after every second heartbeat. ``answer.body`` is what came."""
-    waiting = list(events)
+def read_beats(port: int, model: str, events: list[threading.Event], agent: str) -> tuple[bytes, bool | None]:
+    """A stream and whether it was whole; sets the next of *events* after every second heartbeat."""
+    waiting, body = list(events), b""
     with connect(port) as sock:
-        sock.sendall(build_request("POST", CHAT, BODY, headers or []))
+        sock.sendall(build_request("POST", CHAT, {**BODY, "model": model}, [("User-Agent", agent)]))
         answer = Answer(sock)
-        body = b""
         for _, data in answer.pieces():
             body += data
             while waiting and body.count(BEAT) >= 2 * (len(events) - len(waiting) + 1):
                 waiting.pop(0).set()
-    answer.body = body  # type: ignore[attr-defined]
-    return answer
+    return body, answer.complete
 
 
 @pytest.mark.parametrize("agent", ["my-client", "mistral-client-python/3.7.0"])
-@pytest.mark.parametrize("framing", ["chunked", "length", "close"])
-def test_heartbeats_fill_the_silence_between_events(
-    beating: Gunicorn, upstream: ScriptedUpstream, framing: str, agent: str
-) -> None:
+def test_heartbeats_fill_the_silence_between_events(beating: Gunicorn, upstream: ScriptedUpstream, agent: str) -> None:
     """Before the first event, between two and before the end; without them the bytes are the upstream's."""
-    seen = [threading.Event() for _ in range(3)]
-    upstream.script = beaten(framing, [seen[0], b"data: 1\n\n", seen[1], b"data: 2\n\ndata: 3\n\n", seen[2], b"data: [DONE]\n\n"])
-    answer: Any = read_beats(beating.port, seen, [("User-Agent", agent)])
-    assert answer.complete, answer.body
-    assert answer.body.replace(BEAT, b"") == b"data: 1\n\ndata: 2\n\ndata: 3\n\ndata: [DONE]\n\n"
-    assert re.fullmatch(rb"(: keep-alive\n\n|data: [^\n]+\n\n)+", answer.body)
-    assert answer.body.count(BEAT) >= 6
+    seen = {framing: [threading.Event() for _ in range(3)] for framing in STREAM_HEAD}
+    parts = [b"data: 1\n\n", b"data: 2\n\ndata: 3\n\n", b"data: [DONE]\n\n"]
+    upstream.script = {
+        framing: beaten(framing, [item for pair in zip(events, parts, strict=True) for item in pair])
+        for framing, events in seen.items()
+    }
+    with ThreadPoolExecutor(len(seen)) as pool:
+        answers = list(pool.map(lambda framing: read_beats(beating.port, framing, seen[framing], agent), seen))
+    for framing, (body, complete) in zip(seen, answers, strict=True):
+        assert body.replace(BEAT, b"") == b"".join(parts), framing
+        assert complete, framing
+        assert re.fullmatch(rb"(: keep-alive\n\n|data: [^\n]+\n\n)+", body), framing
+        assert body.count(BEAT) >= 6, framing
 
 
 SPLITS = [
@@ -481,19 +513,17 @@ SPLITS = [
 
 
 @pytest.mark.parametrize("agent", ["my-client", "mistral-client-python/3.7.0"])
-@pytest.mark.parametrize("framing", ["chunked", "close"])
-def test_no_heartbeat_inside_an_event(beating: Gunicorn, upstream: ScriptedUpstream, framing: str, agent: str) -> None:
+def test_no_heartbeat_inside_an_event(beating: Gunicorn, upstream: ScriptedUpstream, agent: str) -> None:
     """Silence in the middle of an event, wherever it is cut: the bytes of each event come through in one piece."""
-    with ThreadPoolExecutor(len(SPLITS)) as pool:
-        upstream.script = {str(n): beaten(framing, split_at(parts)) for n, parts in enumerate(SPLITS)}
-        bodies = [dict(BODY, model=str(n)) for n in range(len(SPLITS))]
-        answers = pool.map(lambda body: ask(beating.port, "POST", CHAT, body, [("User-Agent", agent)]), bodies)
-        for parts, response in zip(SPLITS, answers, strict=True):
-            assert response.complete, (parts, response)
-            assert response.body.replace(BEAT, b"") == b"".join(parts), (parts, response.body)
-            whole = b"".join(parts)
-            for event in re.split(rb"(?<=\n\n)", whole):
-                assert event in response.body, (parts, response.body)
+    cases = {f"{framing} {n}": (framing, parts) for framing in ("chunked", "close") for n, parts in enumerate(SPLITS)}
+    scripts = {name: beaten(framing, split_at(parts)) for name, (framing, parts) in cases.items()}
+    answers = together(beating, upstream, scripts, headers=[("User-Agent", agent)])
+    for name, (_, parts) in cases.items():
+        body, whole = answers[name].body, b"".join(parts)
+        assert answers[name].complete, (name, body)
+        assert body.replace(BEAT, b"") == whole, (name, body)
+        for event in re.split(rb"(?<=\n\n)", whole):
+            assert event in body, (name, body)
 
 
 def split_at(parts: list[bytes]) -> list[bytes | float | threading.Event]:
@@ -515,7 +545,7 @@ def test_heartbeats_only_on_readable_event_streams(beating: Gunicorn, upstream: 
 
         return script
 
-    upstream.script = {
+    scripts = {
         "gzip": silent([("Content-Type", "text/event-stream"), ("Content-Encoding", "gzip")], [packed[:9], packed[9:]]),
         "audio": silent([("Content-Type", "audio/mpeg")], [b"ab\n\n", b"cd\n\n"]),
         "json": silent([("Content-Type", "application/json")], [b'{"a":\n\n', b"1}"]),
@@ -523,10 +553,8 @@ def test_heartbeats_only_on_readable_event_streams(beating: Gunicorn, upstream: 
     }
     wanted = {"gzip": packed, "audio": b"ab\n\ncd\n\n", "json": b'{"a":\n\n1}', "text": b"data: 1\n\ndata: 2\n\n"}
     agent = ("User-Agent", "mistral-client-python/3.7.0")
-    with ThreadPoolExecutor(4) as pool:
-        answers = pool.map(lambda name: ask(beating.port, "POST", CHAT, dict(BODY, model=name), [agent]), wanted)
-        for name, response in zip(wanted, answers, strict=True):
-            assert (name, response.body, response.complete) == (name, wanted[name], True)
+    for name, response in together(beating, upstream, scripts, headers=[agent]).items():
+        assert (name, response.body, response.complete) == (name, wanted[name], True)
 
 
 def test_the_openai_sdk_does_not_notice_heartbeats(beating: Gunicorn, upstream: ScriptedUpstream) -> None:
@@ -538,7 +566,7 @@ def test_the_openai_sdk_does_not_notice_heartbeats(beating: Gunicorn, upstream: 
     events = [*map(event_bytes, chunks), b"data: [DONE]\n\n"]
     results = []
     for base in (upstream.url, beating.url):
-        upstream.script = beaten("chunked", [item for event in events for item in (event, 0.5)])
+        upstream.script = beaten("chunked", [item for event in events for item in (event, 0.4)])
         with OpenAI(base_url=base + "/v1", api_key="k", max_retries=0) as client:
             stream = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}], stream=True)
             results.append([chunk.model_dump() for chunk in stream])
@@ -567,7 +595,8 @@ def test_shared_connections_survive_clients_that_leave(patient: Gunicorn, upstre
         for turn in range(30):
             model = f"{number}-{turn}/{dice.choice([0, 0, 0, 0.01, 0.3])}"
             stream = dice.random() < 0.3
-            request = build_request("POST", CHAT, {**BODY, "model": model, "stream": stream}, [("Authorization", f"Bearer {model}")])
+            key = ("Authorization", f"Bearer {model}")
+            request = build_request("POST", CHAT, {**BODY, "model": model, "stream": stream}, [key])
             with connect(patient.port) as sock:
                 sock.sendall(request)
                 if dice.random() < 0.33:

@@ -15,7 +15,19 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from servers import DEADLINE, Answer, BadFraming, Gunicorn, Response, alive, ask, build_request, connect, eventually, read_response
+from servers import (
+    DEADLINE,
+    Answer,
+    BadFraming,
+    Gunicorn,
+    Response,
+    alive,
+    ask,
+    build_request,
+    connect,
+    eventually,
+    read_response,
+)
 from upstream import (
     Exchange,
     Script,
@@ -54,7 +66,7 @@ def narrow(arguments: tuple[str, ...], gunicorn_server: Start) -> Gunicorn:
         *arguments,
         WEB_CONCURRENCY=1,
         MISTRAL_FILTER_CONCURRENCY=PLACES,
-        MISTRAL_FILTER_READ_TIMEOUT=2,
+        MISTRAL_FILTER_READ_TIMEOUT=1,
         MISTRAL_FILTER_BODY_TIMEOUT=1,
         MISTRAL_FILTER_SEND_TIMEOUT=1,
     )
@@ -137,7 +149,7 @@ def test_a_stream_holds_its_place_to_the_end(narrow: Gunicorn, upstream: Scripte
     def script(exchange: Exchange) -> None:
         exchange.send(head_bytes(200, [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")]))
         exchange.chunk(b"data: 1\n\n")
-        release.wait(1.5)
+        release.wait(0.8)
         exchange.chunk(b"data: 2\n\n")
         exchange.send(b"0\r\n\r\n")
 
@@ -324,7 +336,7 @@ def refuses(port: int) -> bool:
 def test_sigterm_lets_short_streams_end_and_cuts_long_ones(
     own: Callable[..., Gunicorn], upstream: ScriptedUpstream, arguments: tuple[str, ...]
 ) -> None:
-    """No new connections; the short stream is whole, the long one visibly cut and its upstream freed, exit by the grace period."""
+    """No new connections; the short stream is whole, the long one visibly cut, its upstream freed, and the server ends."""
     short, never = threading.Event(), threading.Event()
     upstream.script = {"short": two_events(short), "long": two_events(never)}
     with own("--graceful-timeout", "2") as server, ExitStack() as stack:

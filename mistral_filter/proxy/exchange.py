@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from flask import Response
@@ -18,7 +19,7 @@ from mistral_filter.changes import Change, as_header
 from mistral_filter.errors import BadRequest, ClientGone, NotFound, Overloaded, Unauthorized, UpstreamError
 from mistral_filter.paths import Target
 from mistral_filter.proxy.answers import Plan, error_answer, plan
-from mistral_filter.proxy.upstream import Reply, RequestBody, Upstream, broken_pipe
+from mistral_filter.proxy.upstream import Reply, RequestBody, Upstream, broken_pipe, raise_reason
 from mistral_filter.refusals import Learned, forbidden, without
 from mistral_filter.watch import Watch, start, stop
 
@@ -115,8 +116,6 @@ class Exchange:
             self._end(watch)
             environ["mistral_filter.outcome"] = getattr(error, "code", None) or "error"
             raise
-        if limits.send is not None:
-            watch.sending_until = time.monotonic() + limits.send
         response.call_on_close(partial(self._end, watch))
         return response
 
@@ -221,15 +220,15 @@ class Exchange:
             return _response(reply, self._stream(reply, reply.chunks(), environ))
         content, rest = _read_whole(reply, limit)
         if rest is not None:
-            return _response(reply, self._stream(reply, rest, environ, content))
+            return _response(reply, self._stream(reply, chain(_slices(content), rest), environ))
         if rewrites:
             content = needs.whole(reply.status, content_type, content)
-        return _response(reply, content, {"Content-Length": str(len(content))})
+        return _response(reply, self._stream(reply, _slices(content), environ), {"Content-Length": str(len(content))})
 
     def _stream(
-        self, reply: Reply, pieces: Iterator[bytes], environ: WSGIEnvironment, first: bytes = b"", *, events: bool = False
+        self, reply: Reply, pieces: Iterator[bytes], environ: WSGIEnvironment, *, events: bool = False
     ) -> Iterator[bytes]:
-        """The body piece by piece.
+        """The body piece by piece; the client has its time for each.
 
         A break is never a clean end: where an event could begin it is an error event first, then the framing is left
         unterminated. An empty piece is a heartbeat, which also goes out only where an event could begin.
@@ -237,8 +236,6 @@ class Exchange:
         watch, patience = reply.watch, self._limits.send
         tail = b"\n\n"
         try:
-            if first:
-                yield first
             for piece in pieces:
                 if not piece and not (events and tail.endswith(_EVENT_ENDS)):
                     continue
@@ -283,12 +280,14 @@ def _pieces(environ: WSGIEnvironment, length: int | None, watch: Watch, patience
         try:
             piece = environ["wsgi.input"].read(_PIECE if missing is None else min(_PIECE, missing))
         except Exception:  # every server has exceptions of its own for a broken body
+            raise_reason(watch)
             raise BadRequest("The body could not be read: its framing is broken.", code="body_cut_short") from None
         watch.receiving_until = None
         if not piece:
             break
         missing = None if missing is None else missing - len(piece)
         yield piece
+    raise_reason(watch)  # a connection that was shut down looks like one that ended
     if missing:
         raise BadRequest(f"The body was cut short: {missing} of {length} bytes are missing.", code="body_cut_short")
 
@@ -327,6 +326,13 @@ def _response(reply: Reply, body: bytes | Iterator[bytes], instead: dict[str, st
     response.headers.clear()
     response.headers.extend([*headers, *((name, value) for name, value in instead.items() if value)])
     return response
+
+
+def _slices(content: bytes) -> Iterator[bytes]:
+    """*content* in pieces that a slow client takes in good time."""
+    if len(content) <= _PIECE:
+        return iter((content,))
+    return (content[start : start + _PIECE] for start in range(0, len(content), _PIECE))
 
 
 def _read_whole(reply: Reply, limit: int) -> tuple[bytes, Iterator[bytes] | None]:

@@ -39,11 +39,12 @@ def create_blueprint(
     *,
     exchange: Exchange | None = None,
     max_body: int = MAX_BODY,
+    body_timeout: float | None = None,
     filter_options: Mapping[str, Any] | None = None,
 ) -> Blueprint:
     """A blueprint that forwards ``/v1/…`` to ``upstreams[""]`` and ``/NAME/v1/…`` to ``upstreams[NAME]``.
 
-    *exchange* holds how requests are sent. *max_body* (bytes) and *filter_options* (those of ``filter_body``) are for
+    *exchange* holds how requests are sent. *max_body* (bytes), *body_timeout* (seconds) and *filter_options* (those of ``filter_body``) are for
     ``/explain/<endpoint>``. Put ``MistralFilter`` (or ``init_app``) with ``prefixes=("", "/NAME", …)`` in front of it, and set
     ``app.url_map.merge_slashes = False``: a redirected POST loses its body.
     """
@@ -66,7 +67,7 @@ def create_blueprint(
         name = endpoint if endpoint in ENDPOINTS else by_path.get(endpoint.removeprefix("v1/"))
         if name is None:
             raise NotFound(f"There is no such endpoint to explain. There are: {', '.join(ENDPOINTS)}.")
-        explanation = explain(read_body(request.environ, max_body), name, **(filter_options or {}))
+        explanation = explain(read_body(request.environ, max_body, body_timeout), name, **(filter_options or {}))
         response = Response(explanation.as_json(), content_type="application/json")
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response

@@ -26,7 +26,7 @@ from mistral_filter.proxy.upstream.connections import Adapter, waiting
 from mistral_filter.proxy.upstream.failures import broken_body, broken_pipe, failed, protocol, raise_reason
 from mistral_filter.watch import Watch
 
-__all__ = ["Reply", "RequestBody", "Upstream", "broken_pipe"]
+__all__ = ["Reply", "RequestBody", "Upstream", "broken_pipe", "raise_reason"]
 
 RequestBody = bytes | Iterator[bytes] | None
 

@@ -28,7 +28,7 @@ def raise_reason(watch: Watch) -> None:
     if watch.reason == "total_timeout":
         raise UpstreamError(504, "upstream_deadline", "The upstream did not finish its answer in time.")
     if watch.reason == "body_timeout":
-        raise BodyTimeout("The body fell silent for too long.")
+        raise BodyTimeout("The body did not come in time.")
     if watch.reason is not None:
         raise ClientGone("The client closed the connection.", code=watch.reason)
 

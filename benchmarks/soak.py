@@ -1,0 +1,312 @@
+"""A soak of bounded length: mixed load with faults against gunicorn and a scripted upstream, all on loopback.
+
+Run: python benchmarks/soak.py [--seconds 300] [--workers 2] [--clients 24]
+
+It prints what happened, and exits with 1 when file descriptors are not back at the baseline, when the memory of a worker
+grew by more than a fifth after the warm-up, when an answer was wrong, or when the server does not serve any more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import random
+import socket
+import struct
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent / "tests")]
+
+from servers import Answer, BadFraming, Gunicorn, ask, build_request, connect, eventually, read_response  # noqa: E402
+from upstream import (  # noqa: E402
+    Exchange,
+    ScriptedUpstream,
+    chain,
+    event_bytes,
+    extra_bytes_after,
+    json_answer,
+    no_reply,
+    raw,
+    reset,
+    sse,
+    sse_bytes,
+    stall,
+)
+
+CHAT = "/v1/chat/completions"
+EVENTS = 20
+WARM_UP = 0.2  # of the time: pools, caches and arenas fill
+GROWTH = 1.2
+MEGABYTE = 1024 * 1024
+
+SETTINGS = {
+    "MISTRAL_FILTER_READ_TIMEOUT": 2,
+    "MISTRAL_FILTER_BODY_TIMEOUT": 2,
+    "MISTRAL_FILTER_SEND_TIMEOUT": 2,
+    "MISTRAL_FILTER_HEARTBEAT": 0.5,
+    "MISTRAL_FILTER_LOG_LEVEL": "ERROR",
+}
+
+
+def chunks(tag: str) -> list[dict[str, object]]:
+    return [{"tag": tag, "n": n, "choices": [{"index": 0, "delta": {"content": "word "}}]} for n in range(EVENTS)]
+
+
+def answer(exchange: Exchange) -> None:
+    """What the model's name asks for: ``kind/tag``."""
+    request = exchange.request
+    if request.path != CHAT:
+        json_answer({"size": len(request.body), "cut": request.cut})(exchange)
+        return
+    kind, _, tag = str(request.model).partition("/")
+    stream = [*chunks(tag), "[DONE]"]
+    wire = sse_bytes(stream)
+    scripts = {
+        "stream": lambda: sse(stream, gap=0.01),
+        "close": lambda: sse(stream, framing="close"),
+        "large": lambda: json_answer({"tag": tag, "data": "x" * 3_000_000}),
+        "refused": lambda: json_answer({"detail": "no"}, 400),
+        "limited": lambda: json_answer({"message": "slow down"}, 429, [("Retry-After", "1")]),
+        "no reply": lambda: no_reply,
+        "reset": lambda: reset,
+        "garbage": lambda: raw(b"not http\r\n\r\n"),
+        "left over": lambda: extra_bytes_after(json_answer({"tag": tag})),
+        "cut": lambda: raw(wire[: random.randrange(1, len(wire) - 1)]),
+        "stall": lambda: chain(raw(wire[:400]), stall(5)),
+        "silence": lambda: stall(5),
+        "pause": lambda: chain(raw(wire[:-200]), stall(1.2), raw(wire[-200:])),
+    }
+    scripts.get(kind, lambda: json_answer({"tag": tag}))()(exchange)
+
+
+WEIGHTS = {
+    "plain": 30,
+    "stream": 20,
+    "close": 4,
+    "large": 2,
+    "refused": 4,
+    "limited": 4,
+    "no reply": 3,
+    "reset": 3,
+    "garbage": 2,
+    "left over": 3,
+    "cut": 6,
+    "stall": 1,
+    "silence": 1,
+    "pause": 2,
+    "upload": 4,
+    "cut upload": 3,
+    "bad JSON": 3,
+    "not HTTP": 2,
+    "leaves early": 5,
+    "leaves in stream": 5,
+    "reads nothing": 1,
+    "drips": 1,
+    "health": 3,
+}
+
+Counts = collections.Counter[tuple[str, str]]
+
+
+def client(port: int, number: int, until: threading.Event, counts: Counts, wrong: list[str]) -> None:
+    dice = random.Random(number)
+    kinds, weights = list(WEIGHTS), list(WEIGHTS.values())
+    turn = 0
+    while not until.is_set():
+        turn += 1
+        kind, tag = dice.choices(kinds, weights)[0], f"{number}-{turn}"
+        try:
+            result = one(port, kind, tag, dice)
+        except BadFraming:
+            result = "no answer"
+        except OSError as error:
+            result = type(error).__name__
+        except AssertionError as error:
+            result = "WRONG"
+            wrong.append(f"{kind}: {str(error)[:300]}")
+        counts[kind, result] += 1
+
+
+def one(port: int, kind: str, tag: str, dice: random.Random) -> str:
+    """One request; returns how it ended. An answer that must not be raises AssertionError."""
+    if kind == "health":
+        return str(ask(port, "GET", "/health").status)
+    if kind == "not HTTP":
+        with connect(port) as sock:
+            sock.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length : 3\r\n\r\n")
+            return str(read_response(sock).status)
+    if kind == "bad JSON":
+        response = ask(port, "POST", CHAT, b'{"model": ')
+        assert response.status == 400, response
+        return "400"
+    if kind == "upload":
+        data = dice.randbytes(200_000)
+        response = ask(port, "POST", "/v1/files", data)
+        assert (response.status, response.json()["size"]) == (200, len(data)), response
+        return "200"
+    if kind == "cut upload":
+        with connect(port) as sock:
+            sock.sendall(build_request("POST", "/v1/files", b"x" * 100_000)[:-1000])
+        return "left"
+    model = {"leaves early": "stream", "leaves in stream": "stream", "reads nothing": "large", "drips": "plain"}.get(kind, kind)
+    body = {"model": f"{model}/{tag}", "messages": [{"role": "user", "content": "hello " * 20}], "user": "u", "stream": True}
+    request = build_request("POST", CHAT, body, [("Authorization", f"Bearer {tag}")])
+    with connect(port, 30) as sock:
+        if kind == "drips":
+            sock.sendall(request[:-20])
+            response = read_response(sock)
+            assert response.status == 408, response
+            return "408"
+        sock.sendall(request)
+        if kind.startswith("leaves"):
+            if kind == "leaves in stream":
+                sock.recv(1)
+            else:
+                time.sleep(dice.choice([0, 0.01, 0.1]))
+            if dice.random() < 0.5:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return "left"
+        if kind == "reads nothing":
+            time.sleep(2.5)
+            return "left"
+        answer = Answer(sock)
+        content = b"".join(data for _, data in answer.pieces()).replace(b": keep-alive\n\n", b"")
+    return judged(kind, tag, answer, content)
+
+
+def judged(kind: str, tag: str, answer: Answer, content: bytes) -> str:
+    whole = b"".join(map(event_bytes, [*chunks(tag), "[DONE]"]))
+    shown = f"{answer.status} {answer.complete} {content[:200]!r}"
+    if kind in ("plain", "left over", "large"):
+        assert answer.status == 200, shown
+        assert answer.complete, shown
+        assert json.loads(content)["tag"] == tag, shown
+    elif kind in ("stream", "close", "pause"):
+        assert answer.status == 200, shown
+        assert answer.complete, shown
+        assert content == whole, shown
+    elif kind in ("cut", "stall"):
+        assert answer.status in (200, 502, 504), shown
+        assert answer.status != 200 or not answer.complete, shown
+        begin = content.split(b'data: {"error"')[0]
+        assert answer.status != 200 or whole.startswith(begin), shown
+    else:
+        wanted = {"refused": 400, "limited": 429, "silence": 504}.get(kind, 502)
+        assert (answer.status, answer.complete) == (wanted, True), shown
+    return f"{answer.status}{'' if answer.complete else ' cut'}"
+
+
+def memory(server: Gunicorn) -> list[int]:
+    """The resident bytes of each worker."""
+    sizes = []
+    for pid in server.workers():
+        with suppress(OSError):
+            text = Path(f"/proc/{pid}/status").read_text()
+            sizes.append(next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmRSS")))
+    return sizes
+
+
+def settled(server: Gunicorn, upstream: ScriptedUpstream) -> int:
+    """The descriptors when nothing is under way and no upstream connection is idle."""
+    upstream.drop()
+    counts = [server.fds()]
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        time.sleep(0.25)
+        upstream.drop()
+        for _ in range(8):  # a pooled connection that was dropped is noticed by the next request
+            ask(server.port, "POST", CHAT, {"model": "plain/0", "messages": []})
+        upstream.drop()
+        counts.append(server.fds())
+        if len(counts) > 4 and len(set(counts[-3:])) == 1:
+            break
+    return counts[-1]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--clients", type=int, default=24)
+    options = parser.parse_args()
+
+    counts: Counts = collections.Counter()
+    wrong: list[str] = []
+    samples: list[tuple[float, list[int], int]] = []
+    until = threading.Event()
+    with tempfile.TemporaryDirectory() as directory, ScriptedUpstream() as upstream:
+        upstream.script = answer
+        settings = {**SETTINGS, "MISTRAL_FILTER_UPSTREAM": upstream.url, "WEB_CONCURRENCY": options.workers}
+        with Gunicorn(Path(directory), **settings) as server:
+            workers = server.workers()
+            for _ in range(50 * options.workers):
+                ask(server.port, "POST", CHAT, {"model": "plain/0", "messages": []})
+            baseline = settled(server, upstream)
+            began = time.monotonic()
+            arguments = [(server.port, number, until, counts, wrong) for number in range(options.clients)]
+            threads = [threading.Thread(target=client, args=each) for each in arguments]
+            for thread in threads:
+                thread.start()
+            try:
+                while (now := time.monotonic() - began) < options.seconds:
+                    samples.append((now, memory(server), server.fds()))
+                    time.sleep(min(1.0, options.seconds / 20))
+                    with upstream._changed:
+                        upstream._requests.clear()  # the record would grow without end
+            finally:
+                until.set()
+                for thread in threads:
+                    thread.join()
+            after = settled(server, upstream)
+            served = ask(server.port, "POST", CHAT, {"model": "plain/end", "messages": []}).status == 200
+            same = server.workers() == workers
+            eventually(lambda: memory(server), "the workers")
+            samples.append((time.monotonic() - began, memory(server), after))
+
+    warm = next(sample for sample in samples if sample[0] >= options.seconds * WARM_UP)
+    return report(options.seconds, counts, wrong, samples, warm, baseline, after, served and same)
+
+
+def report(
+    seconds: float,
+    counts: Counts,
+    wrong: list[str],
+    samples: list[tuple[float, list[int], int]],
+    warm: tuple[float, list[int], int],
+    baseline: int,
+    after: int,
+    alive: bool,
+) -> int:
+    total = sum(counts.values())
+    print(f"{total} requests in {seconds:.0f} s, {total / seconds:.0f} a second\n")
+    print(f"{'kind':18} {'requests':>9}  how they ended")
+    for kind in WEIGHTS:
+        ends = {result: count for (name, result), count in sorted(counts.items()) if name == kind}
+        print(f"{kind:18} {sum(ends.values()):9}  {', '.join(f'{result}: {count}' for result, count in ends.items())}")
+    print(f"\n{'':18} {'second':>7} {'RSS of each worker, MB':>26} {'descriptors':>12}")
+    rows = {"start": samples[0], "warm": warm, "middle": samples[len(samples) // 2]}
+    rows |= {"last under load": samples[-2], "end": samples[-1]}
+    for name, (second, sizes, descriptors) in rows.items():
+        megabytes = " ".join(f"{size / MEGABYTE:.1f}" for size in sizes)
+        print(f"{name:18} {second:7.0f} {megabytes:>26} {descriptors:12}")
+    print(f"{'baseline':18} {'':7} {'':26} {baseline:12}\n")
+    growth = max(samples[-1][1]) / max(warm[1])
+    failures = [f"{len(wrong)} answers were wrong, such as {wrong[0]}"] if wrong else []
+    if growth > GROWTH:
+        failures.append(f"memory grew to {growth:.0%} of what it was after the warm-up")
+    if after > baseline:
+        failures.append(f"{after} descriptors are open, {baseline} at the start")
+    if not alive:
+        failures.append("a worker died, or the server does not serve any more")
+    print("\n".join(failures) or f"good: memory at {growth:.0%} of what it was after the warm-up, descriptors at {after}")
+    return bool(failures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
