@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import json
 import random
 import socket
 import struct
@@ -127,7 +126,7 @@ def client(port: int, number: int, until: threading.Event, counts: Counts, wrong
             result = "no answer"
         except OSError as error:
             result = type(error).__name__
-        except AssertionError as error:
+        except (AssertionError, ValueError, KeyError) as error:
             result = "WRONG"
             wrong.append(f"{kind}: {str(error)[:300]}")
         counts[kind, result] += 1
@@ -148,7 +147,7 @@ def one(port: int, kind: str, tag: str, dice: random.Random) -> str:
     if kind == "upload":
         data = dice.randbytes(200_000)
         response = ask(port, "POST", "/v1/files", data)
-        assert (response.status, response.json()["size"]) == (200, len(data)), response
+        assert response.body == b'{"size": 200000, "cut": false}', response
         return "200"
     if kind == "cut upload":
         with connect(port) as sock:
@@ -186,14 +185,15 @@ def judged(kind: str, tag: str, answer: Answer, content: bytes) -> str:
     if kind in ("plain", "left over", "large"):
         assert answer.status == 200, shown
         assert answer.complete, shown
-        assert json.loads(content)["tag"] == tag, shown
+        assert content.startswith(f'{{"tag": "{tag}"'.encode()), shown
     elif kind in ("stream", "close", "pause"):
         assert answer.status == 200, shown
         assert answer.complete, shown
         assert content == whole, shown
     elif kind in ("cut", "stall"):
         assert answer.status in (200, 502, 504), shown
-        assert answer.status != 200 or not answer.complete, shown
+        # what was cut may be no more than the last line end
+        assert answer.status != 200 or not answer.complete or content == whole, shown
         begin = content.split(b'data: {"error"')[0]
         assert answer.status != 200 or whole.startswith(begin), shown
     else:
@@ -297,7 +297,7 @@ def report(
         print(f"{name:18} {second:7.0f} {megabytes:>26} {descriptors:12}")
     print(f"{'baseline':18} {'':7} {'':26} {baseline:12}\n")
     growth = max(samples[-1][1]) / max(warm[1])
-    failures = [f"{len(wrong)} answers were wrong, such as {wrong[0]}"] if wrong else []
+    failures = [f"{len(wrong)} answers were wrong, such as", *wrong[:5]] if wrong else []
     if growth > GROWTH:
         failures.append(f"memory grew to {growth:.0%} of what it was after the warm-up")
     if after > baseline:

@@ -44,9 +44,9 @@ def create_blueprint(
 ) -> Blueprint:
     """A blueprint that forwards ``/v1/…`` to ``upstreams[""]`` and ``/NAME/v1/…`` to ``upstreams[NAME]``.
 
-    *exchange* holds how requests are sent. *max_body* (bytes), *body_timeout* (seconds) and *filter_options* (those of ``filter_body``) are for
-    ``/explain/<endpoint>``. Put ``MistralFilter`` (or ``init_app``) with ``prefixes=("", "/NAME", …)`` in front of it, and set
-    ``app.url_map.merge_slashes = False``: a redirected POST loses its body.
+    *exchange* holds how requests are sent. *max_body* (bytes), *body_timeout* (seconds) and *filter_options* (those of
+    ``filter_body``) are for ``/explain/<endpoint>``. Put ``MistralFilter`` (or ``init_app``) with ``prefixes=("", "/NAME", …)``
+    in front of it, and set ``app.url_map.merge_slashes = False``: a redirected POST loses its body.
     """
     blueprint = Blueprint("mistral_filter", __name__)
     prefixes = tuple("/" + name if name else "" for name in upstreams)

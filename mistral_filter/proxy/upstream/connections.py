@@ -119,11 +119,13 @@ class _Response(http.client.HTTPResponse):
             timeout = self.sock.gettimeout()
             self.sock.settimeout(0)
             try:
-                return bool(self.fp.peek(1))
+                there = self.fp.peek(1)
             finally:
                 self.sock.settimeout(timeout)
         except (OSError, ValueError):  # nothing there yet, or the socket is closed already
             return False
+        between_chunks = self.chunked and self.chunk_left == 0
+        return bool(there) and not (between_chunks and there in (b"\r", b"\r\n"))
 
 
 waiting = threading.local()
@@ -200,7 +202,7 @@ class _Returning:
             with self._lock:
                 conn = self._idle.pop() if self._idle else None
             if conn is None:
-                return self._new_conn()  # type: ignore[attr-defined]
+                return self._new_conn()
             if conn.is_connected:
                 return conn
             conn.close()
