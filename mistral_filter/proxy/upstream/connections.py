@@ -202,7 +202,7 @@ class _Returning:
             with self._lock:
                 conn = self._idle.pop() if self._idle else None
             if conn is None:
-                return self._new_conn()
+                return self._new_conn()  # type: ignore[attr-defined]
             if conn.is_connected:
                 return conn
             conn.close()
