@@ -13,10 +13,11 @@ from werkzeug.exceptions import HTTPException
 from mistral_filter.changes import HEADER
 from mistral_filter.errors import MistralFilterError
 from mistral_filter.flask import FilterRefusal, init_app
-from mistral_filter.proxy.exchange import Exchange, Limits
+from mistral_filter.proxy.exchange import Exchange
 from mistral_filter.proxy.logs import Record, RequestLog, configure
 from mistral_filter.proxy.metrics import create_metrics
 from mistral_filter.proxy.page import create_page
+from mistral_filter.proxy.response import Limits
 from mistral_filter.proxy.settings import SettingError, Settings, from_environment
 from mistral_filter.proxy.upstream import Upstream
 from mistral_filter.proxy.view import METHODS, create_blueprint, error_response

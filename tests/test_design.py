@@ -65,6 +65,7 @@ FLASK = {
     "app.py",
     "mistral_filter/flask.py",
     "mistral_filter/proxy/exchange.py",
+    "mistral_filter/proxy/response.py",
     "mistral_filter/proxy/page/__init__.py",
     "mistral_filter/proxy/view.py",
 }

@@ -339,7 +339,7 @@ def test_sigterm_lets_short_streams_end_and_cuts_long_ones(
     """No new connections; the short stream is whole, the long one visibly cut, its upstream freed, and the server ends."""
     short, never = threading.Event(), threading.Event()
     upstream.script = {"short": two_events(short), "long": two_events(never)}
-    with own("--graceful-timeout", "2") as server, ExitStack() as stack:
+    with own("--graceful-timeout", "1") as server, ExitStack() as stack:
         whole, whole_pieces = begin(server, stack, "short")
         cut, cut_pieces = begin(server, stack, "long")
         workers = server.workers()
@@ -376,10 +376,10 @@ def test_a_killed_worker_is_replaced(own: Callable[..., Gunicorn], upstream: Scr
 
 @pytest.mark.parametrize("arguments", [()], ids=["gevent"])
 def test_the_masters_timeout_does_not_kill_a_stream(own: Callable[..., Gunicorn], upstream: ScriptedUpstream) -> None:
-    """``--timeout 3`` is for workers that hang, not for streams that take six seconds, half of them in silence."""
+    """It is for workers that hang, not for streams that take more than twice as long, in silence for most of it."""
     events = [b"data: %d\n\n" % number for number in range(3)]
-    upstream.script = sse(events, gap=3.1)
-    with own("--timeout", "3") as server:
+    upstream.script = sse(events, gap=2.2)
+    with own("--timeout", "2") as server:
         (worker,) = server.workers()
         response = ask(server.port, "POST", CHAT, chat(stream=True))
         assert (response.body, response.complete) == (b"".join(events), True)

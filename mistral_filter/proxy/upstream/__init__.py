@@ -104,6 +104,17 @@ class Reply(NamedTuple):
                 raise UpstreamError(504, "upstream_timeout", "The upstream fell silent in the middle of its answer.")
             yield b""
 
+    def whole(self, limit: int) -> tuple[bytes, Iterator[bytes] | None]:
+        """The body if it has no more than *limit* bytes; else its beginning and the rest. Raises what ``chunks`` raises."""
+        chunks = self.chunks()
+        pieces, size = [], 0
+        for piece in chunks:
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit:
+                return b"".join(pieces), chunks
+        return b"".join(pieces), None
+
     def close(self) -> None:
         """Gives the answer up."""
         self.raw.close()

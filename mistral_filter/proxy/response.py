@@ -1,0 +1,184 @@
+"""An upstream's answer as the caller gets it: headers by rule, errors and bodies by ``answers``, streams as they arrive."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Iterator
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
+
+from flask import Response
+
+from mistral_filter.errors import ClientGone, NotFound, UpstreamError
+from mistral_filter.paths import Target
+from mistral_filter.proxy.answers import Plan, error_answer
+from mistral_filter.proxy.upstream import Reply, broken_pipe
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+__all__ = ["WHOLE", "Limits", "decoded", "respond"]
+
+NOT_OFFERED = {
+    "/v1/responses": "This upstream does not offer /v1/responses. Let the client use chat completions: .chat(model) in the "
+    'AI SDK, set_default_openai_api("chat_completions") in openai-agents, use_responses_api=False in LangChain.',
+}
+"""Paths that not every upstream has (api.mistral.ai has them since 2026), and what to do when it answers 404."""
+
+REQUEST_ID = "mistral-correlation-id"
+"""Mistral's name for what OpenAI's clients know as x-request-id."""
+
+WHOLE = 1024 * 1024
+"""Bytes. JSON answers up to this size are read to the end first, so that a failure can still be a status."""
+
+_WHOLE_TO_REWRITE = 64 * 1024 * 1024
+"""Bytes. Embeddings of many texts, which have to be seen whole to be rewritten."""
+
+PIECE = 65536
+"""Bytes that a client is given at a time."""
+
+_EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
+
+
+class Limits(NamedTuple):
+    """What one worker allows, in seconds and calls; None is no limit."""
+
+    concurrency: int | None = None
+    """Calls under way at the same time."""
+    total: float | None = None
+    """From the request to the end of the answer."""
+    send: float | None = None
+    """For the client to take what it is being sent."""
+    body: float | None = None
+    """For the next piece of a body that is streamed up."""
+    heartbeat: float | None = None
+    """Silence of the upstream after which a comment goes down an event stream."""
+
+
+def respond(
+    reply: Reply,
+    needs: Plan,
+    body: bytes | None,
+    target: Target,
+    key: str | None,
+    environ: WSGIEnvironment,
+    limits: Limits,
+) -> Response:
+    """The caller's response to *reply*, which *needs* says how to rewrite; *body* is its body if that has been read.
+
+    *key* is the server's own, which must not come down. Raises MistralFilterError while the failure can be a status.
+    """
+    if environ["REQUEST_METHOD"] == "HEAD" or reply.status in (204, 304):
+        reply.close()
+        return _response(reply, b"")
+    if reply.status == 404 and target.path in NOT_OFFERED:
+        reply.close()
+        raise NotFound(NOT_OFFERED[target.path])
+    if reply.status >= 400:
+        return _error_response(reply, body, key)
+    content_type = _header(reply, "content-type")
+    kind = content_type.partition(";")[0].strip().lower()
+    plain = _header(reply, "content-encoding").lower() in ("", "identity")
+    if kind == "text/event-stream":
+        pieces = reply.chunks(heartbeat=limits.heartbeat if plain else None)
+        stream = _stream(reply, needs.events(pieces) if plain else pieces, environ, limits.send, events=plain)
+        live = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
+        if plain:
+            live["Content-Length"] = ""  # an event of ours may come in between
+        return _response(reply, stream, live)
+    rewrites = plain and needs.rewrites_answer
+    limit = _WHOLE_TO_REWRITE if rewrites else WHOLE
+    if kind != "application/json" or (reply.length or 0) > limit:
+        return _response(reply, _stream(reply, reply.chunks(), environ, limits.send))
+    content, rest = reply.whole(limit)
+    if rest is not None:
+        return _response(reply, _stream(reply, chain(_slices(content), rest), environ, limits.send))
+    if rewrites:
+        content = needs.whole(reply.status, content_type, content)
+    if len(content) > PIECE:
+        return _response(reply, _stream(reply, _slices(content), environ, limits.send), {"Content-Length": str(len(content))})
+    if limits.send is not None:
+        reply.watch.sending_until = time.monotonic() + limits.send
+    return _response(reply, content, {"Content-Length": str(len(content))})
+
+
+def _stream(
+    reply: Reply, pieces: Iterator[bytes], environ: WSGIEnvironment, patience: float | None, *, events: bool = False
+) -> Iterator[bytes]:
+    """The body piece by piece; the client has its time for each.
+
+    A break is never a clean end: where an event could begin it is an error event first, then the framing is left
+    unterminated. An empty piece is a heartbeat, which also goes out only where an event could begin.
+    """
+    watch = reply.watch
+    tail = b"\n\n"
+    try:
+        for piece in pieces:
+            if not piece and not (events and tail.endswith(_EVENT_ENDS)):
+                continue
+            if patience is not None:
+                watch.sending_until = time.monotonic() + patience
+            yield piece or b": keep-alive\n\n"
+            watch.sending_until = None
+            tail = (tail + piece)[-4:]
+    except (UpstreamError, ClientGone) as error:
+        environ["mistral_filter.outcome"] = error.code
+        if events and isinstance(error, UpstreamError) and tail.endswith(_EVENT_ENDS):
+            yield b"data: " + error.body() + b"\n\n"
+        raise broken_pipe() from None
+    finally:
+        reply.close()
+
+
+def _error_response(reply: Reply, body: bytes | None, key: str | None) -> Response:
+    """An upstream's refusal or failure, with the object that OpenAI's clients read beside what it said."""
+    if body is None:
+        body, rest = reply.whole(WHOLE)
+        if rest is not None:
+            reply.close()
+            raise UpstreamError(502, "upstream_error_too_large", f"The upstream answered {reply.status} with a very long page.")
+    if key is not None and (reply.status == 401 or key.encode() in decoded(body, reply)):
+        raise UpstreamError(502, "upstream_unauthorized", "The upstream does not accept this server's own key.")
+    encoding = _header(reply, "content-encoding").lower()
+    content = decoded(body, reply)
+    if encoding not in ("", "identity") and content is body:
+        return _response(reply, body, {"Content-Length": str(len(body))})  # cannot be read here
+    kind, content = error_answer(reply.status, _header(reply, "content-type"), content)
+    return _response(reply, content, {"Content-Type": kind, "Content-Length": str(len(content)), "Content-Encoding": ""})
+
+
+def _header(reply: Reply, name: str) -> str:
+    return next((value for given, value in reply.headers if given.lower() == name), "")
+
+
+def _response(reply: Reply, body: bytes | Iterator[bytes], instead: dict[str, str] | None = None) -> Response:
+    """The caller's response; *instead* are headers that replace the upstream's, an empty one takes it away."""
+    instead = instead or {}
+    replaced = {name.lower() for name in instead}
+    headers = [(name, value) for name, value in reply.headers if name.lower() not in replaced]
+    names = {name.lower(): value for name, value in headers}
+    if REQUEST_ID in names and "x-request-id" not in names:
+        headers.append(("X-Request-Id", names[REQUEST_ID]))
+    response = Response(body)
+    response.status = f"{reply.status} {reply.reason}"
+    response.headers.clear()
+    response.headers.extend([*headers, *((name, value) for name, value in instead.items() if value)])
+    return response
+
+
+def _slices(content: bytes) -> Iterator[bytes]:
+    """*content* in pieces that a slow client takes in good time."""
+    return (content[start : start + PIECE] for start in range(0, len(content), PIECE))
+
+
+def decoded(body: bytes, reply: Reply) -> bytes:
+    """*body* without its gzip, at most WHOLE bytes; the very same where there is none or it cannot be read."""
+    if _header(reply, "content-encoding").lower() != "gzip":
+        return body
+    unzip = zlib.decompressobj(wbits=31)
+    try:
+        content = unzip.decompress(body, WHOLE)
+    except zlib.error:
+        return body
+    return content if unzip.eof else body
