@@ -93,7 +93,6 @@ class _Watcher:
     """The one watcher of a process."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
         self._watches: dict[int, Watch] = {}
         self._busy = threading.Event()
         threading.Thread(target=self._run, name="mistral-filter-watch", daemon=True).start()
@@ -147,13 +146,20 @@ _starting = threading.Lock()
 
 def _own_watcher() -> _Watcher:
     global _watcher
-    watcher = _watcher
-    if watcher is None or watcher.pid != os.getpid():
+    if _watcher is None:
         with _starting:
-            watcher = _watcher
-            if watcher is None or watcher.pid != os.getpid():
-                watcher = _watcher = _Watcher()
-    return watcher
+            if _watcher is None:
+                _watcher = _Watcher()
+    return _watcher
+
+
+def _forked() -> None:
+    """The parent's watcher does not run in a child."""
+    global _watcher, _starting
+    _watcher, _starting = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 @contextlib.contextmanager

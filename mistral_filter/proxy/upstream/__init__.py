@@ -49,6 +49,18 @@ _NOT_OURS = frozenset(
 )
 
 
+_forks = 0
+"""How often this process's line has forked since this module was loaded: what was made before is the parent's."""
+
+
+def _forked() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
 class Reply(NamedTuple):
     """The head of an upstream's answer, checked, and the way to its body."""
 
@@ -201,9 +213,8 @@ class Upstream:
             raise
 
     def _own_adapter(self) -> Adapter:
-        pid = os.getpid()
-        if self._adapter is None or self._adapter[0] != pid:
-            self._adapter = (pid, Adapter(pool_maxsize=_POOL))
+        if self._adapter is None or self._adapter[0] != _forks:
+            self._adapter = (_forks, Adapter(pool_maxsize=_POOL))
         return self._adapter[1]
 
 

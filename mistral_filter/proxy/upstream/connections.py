@@ -13,6 +13,7 @@ import threading
 import time
 from typing import Any
 
+import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
@@ -173,7 +174,27 @@ class _Shared:
     def is_connected(self) -> bool:
         if self.idle_since is not None and time.monotonic() - self.idle_since > _IDLE_SECONDS:
             return False
-        return bool(super().is_connected)  # type: ignore[misc]
+        return self.sock is not None and _quiet(self.sock)
+
+
+def _quiet(sock: Any) -> bool:
+    """Whether an idle connection is open and has nothing to say: urllib3's question, without the cost of gevent's poll."""
+    inner = getattr(sock, "_sock", None)  # gevent's own, which never blocks
+    try:
+        if inner is not None:
+            inner.recv(1, socket.MSG_PEEK)
+        else:
+            timeout = sock.gettimeout()
+            sock.settimeout(0)
+            try:
+                socket.socket.recv(sock, 1, socket.MSG_PEEK)  # below TLS
+            finally:
+                sock.settimeout(timeout)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False  # the end, or bytes that nobody asked for
 
 
 class _HTTPConnection(_Shared, urllib3.connection.HTTPConnection):
@@ -261,7 +282,27 @@ class _HTTPSPool(_Returning, urllib3.HTTPSConnectionPool):
 
 
 class Adapter(HTTPAdapter):
-    """requests' transport with these connections, to an upstream or to a proxy on the way."""
+    """requests' transport with these connections, to one upstream, directly or through a proxy.
+
+    What requests works out for every request anew (the pool, a response's cookies and encoding) is the same each time, or wanted
+    by nobody.
+    """
+
+    _connections: Any = None
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        """The one pool."""
+        if self._connections is None:
+            self._connections = super().get_connection_with_tls_context(*args, **kwargs)
+        return self._connections
+
+    def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
+        """The response with nothing but what came."""
+        response = requests.Response()
+        response.request = req
+        response.raw = resp
+        response.status_code = resp.status
+        return response
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """The pools for direct connections."""
