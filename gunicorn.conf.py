@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 from gunicorn import glogging, util
+from gunicorn.http.errors import InvalidHeader, InvalidRequestLine
 
 bind = f"0.0.0.0:{os.environ.get('PORT', '8000')}"
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
@@ -32,6 +34,19 @@ limit_request_field_size = 16380
 
 # Where somebody switches the access log on: no query string in it.
 access_log_format = '%(h)s "%(m)s %(U)s %(H)s" %(s)s %(B)s %(D)s'
+
+
+HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Za-z:.%]+\])?(?::\d{0,5})?")
+TARGET = re.compile(r"(?:/|\*$|https?://)[^#]*$", re.IGNORECASE)
+
+
+def pre_request(worker, req):
+    """Refuses, and closes the connection, where RFC 9112 (3.2) says so and gunicorn does not."""
+    hosts = [value for name, value in req.headers if name == "HOST"]
+    if (not hosts and req.version >= (1, 1)) or not all(HOST.fullmatch(host) for host in hosts):
+        raise InvalidHeader("HOST", req=req)
+    if not TARGET.match(req.uri):
+        raise InvalidRequestLine("target")
 
 
 class Logger(glogging.Logger):

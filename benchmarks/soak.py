@@ -79,7 +79,7 @@ def answer(exchange: Exchange) -> None:
         "cut": lambda: raw(wire[: random.randrange(1, len(wire) - 1)]),
         "stall": lambda: chain(raw(wire[:400]), stall(5)),
         "silence": lambda: stall(5),
-        "pause": lambda: chain(raw(wire[:-200]), stall(1.2), raw(wire[-200:])),
+        "pause": lambda: chain(raw(wire[:-200]), stall(1.2), raw(wire[-200:]), Exchange.keep_alive),
     }
     scripts.get(kind, lambda: json_answer({"tag": tag}))()(exchange)
 

@@ -145,6 +145,9 @@ def read_body(environ: WSGIEnvironment, limit: int, timeout: float | None = None
     """
     source = environ["wsgi.input"]
     length = environ.get("CONTENT_LENGTH") or ""
+    coding = environ.get("HTTP_TRANSFER_ENCODING", "").strip().lower()
+    if coding not in ("", "chunked"):
+        raise BadRequest("Of transfer codings only chunked is understood.", code="bad_transfer_encoding")
     if environ.get("HTTP_CONTENT_ENCODING", "").strip().lower() not in ("", "identity"):
         _drain(environ)
         raise UnsupportedEncoding("Send the body as plain JSON, without Content-Encoding.")
@@ -155,7 +158,7 @@ def read_body(environ: WSGIEnvironment, limit: int, timeout: float | None = None
             _drain(environ)
             raise _too_large(limit)
         wanted = int(length)
-    elif environ.get("wsgi.input_terminated") or "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower():
+    elif environ.get("wsgi.input_terminated") or coding:
         wanted = limit + 1
     else:
         return b""

@@ -95,10 +95,13 @@ class _Watcher:
     def __init__(self) -> None:
         self._watches: dict[int, Watch] = {}
         self._busy = threading.Event()
-        threading.Thread(target=self._run, name="mistral-filter-watch", daemon=True).start()
+        self._started = False
 
     def add(self, watch: Watch) -> None:
         self._watches[id(watch)] = watch
+        if not self._started:
+            self._started = True
+            threading.Thread(target=self._run, name="mistral-filter-watch", daemon=True).start()
         self._busy.set()
 
     def remove(self, watch: Watch) -> None:
@@ -140,26 +143,13 @@ def _poll() -> Any:
     return monkey.get_original("select", "poll")() if monkey is not None else select.poll()
 
 
-_watcher: _Watcher | None = None
-_starting = threading.Lock()
+# Made at first use in each process, without a lock: one that was made before gevent patched threading would stop everybody.
+_own: dict[str, _Watcher] = {}
+os.register_at_fork(after_in_child=_own.clear)
 
 
 def _own_watcher() -> _Watcher:
-    global _watcher
-    if _watcher is None:
-        with _starting:
-            if _watcher is None:
-                _watcher = _Watcher()
-    return _watcher
-
-
-def _forked() -> None:
-    """The parent's watcher does not run in a child."""
-    global _watcher, _starting
-    _watcher, _starting = None, threading.Lock()
-
-
-os.register_at_fork(after_in_child=_forked)
+    return _own.get("watcher") or _own.setdefault("watcher", _Watcher())
 
 
 @contextlib.contextmanager
@@ -180,5 +170,5 @@ def start(watch: Watch) -> None:
 
 def stop(watch: Watch) -> None:
     """Stops looking after *watch*."""
-    if _watcher is not None:
-        _watcher.remove(watch)
+    if (watcher := _own.get("watcher")) is not None:
+        watcher.remove(watch)

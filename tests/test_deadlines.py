@@ -31,6 +31,7 @@ from upstream import (
     chain,
     early,
     event_bytes,
+    extra_bytes_after,
     head_bytes,
     json_answer,
     raw,
@@ -273,7 +274,7 @@ def test_a_slow_but_steady_reader_gets_all_of_a_large_answer(patient: Gunicorn, 
         answer, size = Answer(sock), 0
         for _, piece in answer.pieces():
             size += len(piece)
-            time.sleep(0.015)
+            time.sleep(0.01)
     assert (size, answer.complete) == (len(data) + 2, True)
 
 
@@ -370,12 +371,13 @@ def test_an_endless_stream_ends_at_the_deadline(hurried: Gunicorn, upstream: Scr
 
 def test_an_endless_event_ends_at_the_deadline(hurried: Gunicorn, upstream: ScriptedUpstream) -> None:
     """Within an event no error event can be told from data: only the framing breaks."""
-    upstream.script = raw(STREAM_HEAD["close"] + b"data: 1\n\ndata: " + b"x" * 10_000, size=1, gap=0.01)
+    upstream.script = chain(raw(STREAM_HEAD["close"] + b"data: 1\n\ndata: "), raw(b"x" * 10_000, size=1, gap=0.01))
     response = ask(hurried.port, "POST", CHAT, BODY)
     assert (response.status, response.complete) == (200, False)
-    assert re.fullmatch(rb"data: 1\n\n(d|da|dat|data|data:|data: x*)?(data: \{.*\}\n\n)?", response.body)
-    assert b'x{"error' not in response.body
-    assert b"xdata" not in response.body
+    first, _, rest = response.body.partition(b"\n\n")
+    assert first == b"data: 1"
+    # what is held back to be looked at whole never went out, so that an event of ours could follow
+    assert re.fullmatch(rb"(data: x*)?|data: \{.*\}\n\n", rest)
     upstream.wait_left()
 
 
@@ -592,7 +594,7 @@ def test_shared_connections_survive_clients_that_leave(patient: Gunicorn, upstre
 
     def client(number: int) -> int:
         dice, answered = random.Random(number), 0
-        for turn in range(20):
+        for turn in range(16):
             model = f"{number}-{turn}/{dice.choice([0, 0, 0, 0.01, 0.3])}"
             stream = dice.random() < 0.3
             key = ("Authorization", f"Bearer {model}")
@@ -614,7 +616,7 @@ def test_shared_connections_survive_clients_that_leave(patient: Gunicorn, upstre
 
     with ThreadPoolExecutor(8) as pool:
         answered = sum(pool.map(client, range(8)))
-    assert answered > 60
+    assert answered > 50
     assert len({request.connection for request in upstream.requests}) < len(upstream.requests), "connections are shared"
     serves(patient, upstream)
 

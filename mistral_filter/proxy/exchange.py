@@ -136,6 +136,8 @@ class Exchange:
         yield "User-Agent", agent if agent and _FIELD_VALUE.fullmatch(agent) else f"mistral-filter/{__version__}"
         if target.endpoint is None:
             accepted = environ.get("HTTP_ACCEPT_ENCODING", "")
+            if key is not None:
+                accepted = "gzip" if "gzip" in accepted else ""  # what can be looked into, so that the key is not in it
             yield "Accept-Encoding", accepted if accepted and _FIELD_VALUE.fullmatch(accepted) else "identity"
 
     def _authorization(self, environ: WSGIEnvironment, key: str | None) -> str | None:
@@ -169,12 +171,14 @@ def _upload(environ: WSGIEnvironment, method: str, watch: Watch, patience: float
     if method not in ("POST", "PUT", "PATCH"):
         return None, None
     declared = environ.get("CONTENT_LENGTH") or ""
+    coding = environ.get("HTTP_TRANSFER_ENCODING", "").strip().lower()
+    if coding not in ("", "chunked"):
+        raise BadRequest("Of transfer codings only chunked is understood.", code="bad_transfer_encoding")
     if declared:
         if not (declared.isascii() and declared.isdigit() and len(declared) <= 18):
             raise BadRequest("Content-Length is not a number of bytes.", code="bad_content_length")
         return (_pieces(environ, int(declared), watch, patience), int(declared)) if int(declared) else (b"", 0)
-    chunked = "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower()
-    return (_pieces(environ, None, watch, patience), None) if chunked else (b"", 0)
+    return (_pieces(environ, None, watch, patience), None) if coding else (b"", 0)
 
 
 def _pieces(environ: WSGIEnvironment, length: int | None, watch: Watch, patience: float | None) -> Iterator[bytes]:

@@ -232,8 +232,5 @@ def configure(level: str, format: str) -> None:
     logger.handlers = [*(other for other in logger.handlers if other.name != handler.name), handler]
     logger.setLevel(level)
     logger.propagate = False
-    # what no line of ours shows need not be looked up (logging HOWTO, "Optimization"): half the cost of a record
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging._srcfile = None
     # its warnings quote URLs with their query strings
     logging.getLogger("urllib3").setLevel(logging.CRITICAL)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import re
 import time
 import zlib
 from collections.abc import Iterator
@@ -69,6 +71,8 @@ def respond(
 
     *key* is the server's own, which must not come down. Raises MistralFilterError while the failure can be a status.
     """
+    if key is not None:
+        reply = _without(reply, key)
     if environ["REQUEST_METHOD"] == "HEAD" or reply.status in (204, 304):
         reply.close()
         return _response(reply, b"")
@@ -114,6 +118,8 @@ def _stream(
     watch = reply.watch
     tail = b"\n\n"
     try:
+        if events:
+            yield b""  # the head goes out now, not with the first event: a model may think for longer than a router waits
         for piece in pieces:
             if not piece and not (events and tail.endswith(_EVENT_ENDS)):
                 continue
@@ -138,14 +144,28 @@ def _error_response(reply: Reply, body: bytes | None, key: str | None) -> Respon
         if rest is not None:
             reply.close()
             raise UpstreamError(502, "upstream_error_too_large", f"The upstream answered {reply.status} with a very long page.")
-    if key is not None and (reply.status == 401 or key.encode() in decoded(body, reply)):
-        raise UpstreamError(502, "upstream_unauthorized", "The upstream does not accept this server's own key.")
-    encoding = _header(reply, "content-encoding").lower()
     content = decoded(body, reply)
-    if encoding not in ("", "identity") and content is body:
+    unread = content is body and _header(reply, "content-encoding").lower() not in ("", "identity")
+    if key is not None and (reply.status == 401 or unread or key.encode() in _ESCAPE.sub(_unescaped, content)):
+        raise UpstreamError(502, "upstream_unauthorized", "The upstream does not accept this server's own key.")
+    if unread:
         return _response(reply, body, {"Content-Length": str(len(body))})  # cannot be read here
     kind, content = error_answer(reply.status, _header(reply, "content-type"), content)
     return _response(reply, content, {"Content-Type": kind, "Content-Length": str(len(content)), "Content-Encoding": ""})
+
+
+_ESCAPE = re.compile(rb"\\(?:u00([0-9a-fA-F]{2})|(/))")
+
+
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    return match[2] or bytes((int(match[1], 16),))
+
+
+def _without(reply: Reply, key: str) -> Reply:
+    """*reply* without the headers, and without the reason phrase, that quote *key*."""
+    headers = [(name, value) for name, value in reply.headers if key not in value and key.lower() not in name.lower()]
+    reason = reply.reason if key not in reply.reason else http.client.responses.get(reply.status, "Unknown")
+    return reply._replace(headers=headers, reason=reason)
 
 
 def _header(reply: Reply, name: str) -> str:

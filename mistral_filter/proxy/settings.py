@@ -72,6 +72,8 @@ class Settings:
             raise SettingError("MISTRAL_FILTER_API_KEY: tokens are for a key that the server holds, and there is none")
         if self.tokens and "*" in self.cors_origins:
             raise SettingError("MISTRAL_FILTER_CORS_ORIGINS: with a key that the server holds, name the origins that may use it")
+        if {self.api_key, *self.api_keys.values()} & set(self.tokens):
+            raise SettingError("MISTRAL_FILTER_TOKENS: a token that is the key itself would hand out the key")
         unknown = sorted(set(self.api_keys) - set(self.upstreams))
         if unknown:
             raise SettingError(f"MISTRAL_FILTER_API_KEYS: there is no upstream named {unknown[0]}")

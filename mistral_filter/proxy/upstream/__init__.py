@@ -18,11 +18,10 @@ from urllib.parse import quote, urlsplit
 
 import requests
 import urllib3
-from requests.structures import CaseInsensitiveDict
 from urllib3.util.wait import wait_for_read
 
 from mistral_filter.errors import BadRequest, UpstreamError
-from mistral_filter.proxy.upstream.connections import Adapter, waiting
+from mistral_filter.proxy.upstream.connections import Adapter, Headers
 from mistral_filter.proxy.upstream.failures import broken_body, broken_pipe, failed, protocol, raise_reason
 from mistral_filter.watch import Watch
 
@@ -189,14 +188,13 @@ class Upstream:
         request = requests.PreparedRequest()
         request.method = method
         request.url = url
-        request.headers = CaseInsensitiveDict(headers)
+        request.headers = own_headers = Headers(headers)
         request.body = body  # type: ignore[assignment]  # an iterator of bytes is fine
         if isinstance(body, bytes):
             length = len(body)
         if length is not None:
             request.headers["Content-Length"] = str(length)
-        watch = watch or Watch(None)
-        waiting.watch = watch
+        own_headers.watch = watch = watch or Watch(None)
         try:
             response = self._own_adapter().send(
                 request, stream=True, timeout=self._timeout, verify=self._verify, proxies=self._proxies
@@ -204,8 +202,6 @@ class Upstream:
         except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, UnicodeError) as error:
             raise_reason(watch)
             raise failed(error) from None
-        finally:
-            waiting.watch = None
         try:
             return _checked(response.raw, method, watch, self._timeout[1])
         except UpstreamError:

@@ -16,10 +16,11 @@ from typing import Any
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
 
 from mistral_filter.watch import Watch
 
-__all__ = ["Adapter", "waiting"]
+__all__ = ["Adapter", "Headers"]
 
 _IDLE_SECONDS = 20.0
 """Pooled connections idle for longer are dropped: before the other side does it while a request is on its way."""
@@ -28,6 +29,10 @@ _KEPT = 1
 """Idle connections kept for that long; after a burst the others go soon, so that nothing is left of it."""
 
 _REAP_SECONDS = 0.75
+
+_REST_SECONDS = 0.005
+"""A connection rests for so long before its next request: what comes after a complete answer is seen before anybody could take
+it for his. Nobody waits: there is another connection, or a new one."""
 
 _MAX_INTERIM = 20
 _MAX_CHUNK_LINE = 8192
@@ -129,8 +134,16 @@ class _Response(http.client.HTTPResponse):
         return bool(there) and not (between_chunks and there in (b"\r", b"\r\n"))
 
 
-waiting = threading.local()
-"""``watch``: the Watch of the request that this thread (or greenlet) is sending."""
+class Headers(CaseInsensitiveDict[str]):
+    """A request's headers, and with them the Watch of the request for the connection that gets it."""
+
+    watch: Watch | None = None
+
+    def copy(self) -> Headers:
+        """urllib3 sends a copy."""
+        headers = Headers(self.items())
+        headers.watch = self.watch
+        return headers
 
 
 class _Shared:
@@ -149,11 +162,13 @@ class _Shared:
         super().connect()  # type: ignore[misc]
         self._attach()
 
-    def request(self, *args: Any, body: Any = None, **kwargs: Any) -> None:
+    def request(self, *args: Any, body: Any = None, headers: Any = None, **kwargs: Any) -> None:
+        self.watch = getattr(headers, "watch", None)
         self._attach()
         reused = self.sock is not None
-        super().request(*args, body=body, **kwargs)  # type: ignore[misc]
-        self._again = (args, {**kwargs, "body": body}) if reused and isinstance(body, (bytes, type(None))) else None
+        super().request(*args, body=body, headers=headers, **kwargs)  # type: ignore[misc]
+        repeatable = reused and isinstance(body, (bytes, type(None)))
+        self._again = (args, {**kwargs, "body": body, "headers": headers}) if repeatable else None
 
     def getresponse(self) -> Any:
         again, self._again = self._again, None
@@ -166,7 +181,6 @@ class _Shared:
         return super().getresponse()  # type: ignore[misc]
 
     def _attach(self) -> None:
-        self.watch = getattr(waiting, "watch", None)
         if self.watch is not None and self.sock is not None:
             self.watch.attach(self.sock)
 
@@ -206,7 +220,7 @@ class _HTTPSConnection(_Shared, urllib3.connection.HTTPSConnection):
 
 
 class _Returning:
-    """Mixed into urllib3's pools: keeps the idle connections, the last one back on top, and none for long.
+    """Mixed into urllib3's pools: keeps the idle connections, the one that has rested longest is next, and none for long.
 
     A connection that comes back is no longer its last request's.
     """
@@ -221,7 +235,8 @@ class _Returning:
     def _get_conn(self, timeout: float | None = None) -> Any:
         while True:
             with self._lock:
-                conn = self._idle.pop() if self._idle else None
+                rested = self._idle and time.monotonic() - self._idle[0].idle_since > _REST_SECONDS
+                conn = self._idle.pop(0) if rested else None
             if conn is None:
                 return self._new_conn()  # type: ignore[attr-defined]
             if conn.is_connected:
