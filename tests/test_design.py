@@ -61,6 +61,7 @@ def importers(*roots: str) -> set[str]:
 # -------------------------------------------------------------------------------------------------------------- the import law
 
 
+UPSTREAM = {f"mistral_filter/proxy/upstream/{name}.py" for name in ("__init__", "connections", "failures")}
 FLASK = {
     "app.py",
     "mistral_filter/flask.py",
@@ -75,7 +76,7 @@ FLASK = {
     ("roots", "allowed"),
     [
         (("flask", "werkzeug"), FLASK),
-        (("requests", "urllib3"), {f"mistral_filter/proxy/upstream/{name}.py" for name in ("__init__", "connections", "failures")}),
+        (("requests", "urllib3"), UPSTREAM),
         (("flask_cors",), {"app.py"}),
         (("gevent", "gunicorn"), {"gunicorn.conf.py"}),
         (("prometheus_client",), {"mistral_filter/proxy/metrics.py"}),

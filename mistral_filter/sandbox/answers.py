@@ -50,7 +50,7 @@ def _chunks(head: Json, choices: list[Choice], usage: Json) -> Iterator[Json]:
 
 def _choice(body: Json) -> Choice:
     messages: list[Json] = body.get("messages") or [{"role": "user", "content": body.get("prompt")}]
-    start = {"role": "assistant", "content": ""}
+    start: Json = {"role": "assistant", "content": ""}
     if (function := _function(body)) and messages[-1]["role"] == "user":
         filled = {"name": function["name"], "arguments": _fill({"type": "object", **function["parameters"]})}
         call = {"id": uuid.uuid4().hex[:9], "function": filled, "index": 0}

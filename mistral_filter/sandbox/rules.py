@@ -27,7 +27,7 @@ _MAY_FOLLOW = {
 
 
 def broken_rule(body: Json) -> Json | None:
-    """The first rule outside the schema that a chat or agents body breaks, as Mistral's flat 400 body; None where it keeps all."""
+    """The first rule that a chat or agents body breaks, as Mistral's flat 400 body; None where it keeps all."""
     return next(_broken_rules(body), None)
 
 
@@ -40,7 +40,7 @@ def _broken_rules(body: Json) -> Iterator[Json]:
     messages: list[Json] = body["messages"]
     if problem := _order_problem(messages):
         yield flat(problem, "invalid_request_message_order", "3230")
-    for message in messages:
+    for i, message in enumerate(messages):
         role, content, calls = message["role"], message.get("content"), message.get("tool_calls") or []
         if isinstance(content, list) and (wrong := sorted({chunk["type"] for chunk in content} - CHUNKS_BY_ROLE[role])):
             yield flat(f"Unexpected content chunk types in {role} message: {wrong}")
@@ -50,7 +50,7 @@ def _broken_rules(body: Json) -> Iterator[Json]:
         for call in calls:
             yield from _id_problem(call.get("id", "null"))
             yield from _name_problem(call["function"]["name"])
-        if message.get("prefix") and message is not messages[-1]:
+        if message.get("prefix") and i < len(messages) - 1:
             yield flat("Assistant message with prefix True must be last message")
         if role == "tool":
             yield from _name_problem(message.get("name"))

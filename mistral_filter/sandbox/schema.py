@@ -71,11 +71,11 @@ def _judge(node: Node, value: Any, loc: Loc) -> Found:
     elif key == "input" and isinstance(value, list) and (isinstance(node, Object) or any(isinstance(v, list) for v in value)):
         for i, item in enumerate(value):  # chat/moderations and chat/classifications take several conversations as well
             yield from _judge(node, item, (*loc, i))
-    elif not isinstance(value, list if isinstance(node, Array) else dict):
-        yield _LIST if isinstance(node, Array) else _OBJECT, loc, value
-    elif isinstance(node, Array):
+    elif isinstance(node, Array) and isinstance(value, list):
         for i, item in enumerate(value):
             yield from _judge(node.items, item, (*loc, i))
+    elif isinstance(node, Array) or not isinstance(value, dict):
+        yield _LIST if isinstance(node, Array) else _OBJECT, loc, value
     else:
         yield from (_judge_tagged(node, value, loc) if isinstance(node, Tagged) else _judge_object(node, value, loc))
 

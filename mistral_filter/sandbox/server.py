@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sys
@@ -74,9 +75,14 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: a request line can hold what is nobody's business."""
 
+    def end_headers(self) -> None:
+        """The end of every head, 100 Continue included: Mistral gives each an id."""
+        self.send_header("mistral-correlation-id", str(uuid.uuid4()))
+        super().end_headers()
+
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """What the base class refuses by itself (a broken request line, an unknown method), in JSON."""
-        self._send(code, {"message": message or "Bad Request"}, Connection="close")
+        self._send(code, {"message": message or "Bad Request"}, ("Connection", "close"))
 
     def do_POST(self) -> None:
         """Answer a request, whatever its method: read all of its body first, or the next request would start inside it."""
@@ -90,7 +96,7 @@ class Handler(BaseHTTPRequestHandler):
         if not allowed:
             return self._send(404, {"message": "no Route matched with those values", "request_id": uuid.uuid4().hex})
         if self.command != allowed and (self.command, allowed) != ("HEAD", "GET"):
-            return self._send(405, {"detail": "Method Not Allowed"}, Allow=allowed)
+            return self._send(405, {"detail": "Method Not Allowed"}, ("Allow", allowed))
         if not re.match(r"Bearer +[^ ]", self.headers.get("Authorization") or "", re.IGNORECASE):
             return self._send(401, {"detail": "Unauthorized"})
         status, answered = _get(unquote(model[1] or "")) if model else _post(raw, _POSTS[path])
@@ -127,29 +133,25 @@ class Handler(BaseHTTPRequestHandler):
             self.rfile.readline(3)
         raise _BadBody(400, "Request body is badly chunked")
 
-    def _head(self, status: int, **headers: str) -> None:
+    def _head(self, status: int, *headers: tuple[str, str]) -> None:
         self.send_response(status)
-        for name, value in {**headers, "mistral-correlation-id": str(uuid.uuid4())}.items():
-            self.send_header(name.replace("_", "-"), value)
+        for header in headers:
+            self.send_header(*header)
         self.end_headers()
 
-    def _send(self, status: int, answered: Json, **headers: str) -> None:
+    def _send(self, status: int, answered: Json, *headers: tuple[str, str]) -> None:
         body = dump(answered)
-        self._head(status, Content_Type="application/json", Content_Length=str(len(body)), **headers)
+        self._head(status, ("Content-Type", "application/json"), ("Content-Length", str(len(body))), *headers)
         if self.command != "HEAD":
             self.wfile.write(body)
 
     def _stream(self, events: Iterator[Json]) -> None:
         chunked = self.request_version != "HTTP/1.0"  # which knows no chunks: there the end of the connection ends the answer
-        framing = {"Transfer_Encoding": "chunked"} if chunked else {"Connection": "close"}
-        self._head(200, Content_Type="text/event-stream; charset=utf-8", **framing)
-        for event in events:
-            self._event(dump(event), chunked)
-            time.sleep(self.server.delay)
-        self._event(b"[DONE]", chunked)
+        framing = ("Transfer-Encoding", "chunked") if chunked else ("Connection", "close")
+        self._head(200, ("Content-Type", "text/event-stream; charset=utf-8"), framing)
+        for i, data in enumerate(itertools.chain(map(dump, events), [b"[DONE]"])):
+            time.sleep(self.server.delay if i else 0)
+            line = b"data: %b\n\n" % data
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(line), line) if chunked else line)  # unbuffered: each event leaves at once
         if chunked:
             self.wfile.write(b"0\r\n\r\n")
-
-    def _event(self, data: bytes, chunked: bool) -> None:
-        line = b"data: %b\n\n" % data
-        self.wfile.write(b"%x\r\n%b\r\n" % (len(line), line) if chunked else line)  # unbuffered: each event leaves at once

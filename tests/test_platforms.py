@@ -1,0 +1,167 @@
+"""The shipped files as the platforms use them, and faults that a person meets on a platform."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from servers import Gunicorn, alive, ask, eventually, free_port
+from upstream import ScriptedUpstream, chain, head_bytes, json_answer, raw, sse, stall
+
+ROOT = Path(__file__).parent.parent
+CHAT = "/v1/chat/completions"
+KEY = [("Authorization", "Bearer k")]
+BODY = {"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": True}
+
+
+def test_the_procfile_boots_as_heroku_boots_it(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    """K4: the Procfile's own command with Heroku's variables serves, on the port given, with the workers given."""
+    command = (ROOT / "Procfile").read_text().removeprefix("web: ").strip()
+    assert command == "gunicorn app:app"
+    port = free_port()
+    variables = {
+        "PATH": os.environ["PATH"],
+        "PORT": str(port),
+        "WEB_CONCURRENCY": "3",
+        "FORWARDED_ALLOW_IPS": "*",
+        "DYNO": "web.1",
+        "MISTRAL_FILTER_UPSTREAM": upstream.url,
+    }
+    with (tmp_path / "log").open("wb") as log:
+        words = [sys.executable, "-m", *shlex.split(command)]
+        process = subprocess.Popen(words, cwd=ROOT, env=variables, stdout=log, stderr=log, start_new_session=True)
+    try:
+
+        def serves() -> bool:
+            try:
+                return ask(port, "GET", "/health").status == 200
+            except OSError:
+                return False
+
+        eventually(serves, "the server")
+        upstream.script = json_answer({"id": "1"})
+        answer = ask(
+            port, "POST", CHAT, {**BODY, "logit_bias": {}}, [*KEY, ("X-Forwarded-For", "10.0.0.1"), ("SCRIPT_NAME", "/v1")]
+        )
+        assert (answer.status, "logit_bias" in upstream.requests[0].json()) == (200, False)
+        eventually(lambda: (tmp_path / "log").read_text().count("Booting worker") == 3, "the workers")
+    finally:
+        process.terminate()
+        process.wait(30)
+    assert not alive(process.pid)
+
+
+def test_the_platform_files_name_what_is_there() -> None:
+    """app.json and render.yaml set only settings that exist, start the Procfile's command and ask for a path that answers."""
+    from mistral_filter.proxy.settings import SETTINGS
+
+    known = {setting.variable for setting in SETTINGS}
+    assert set(json.loads((ROOT / "app.json").read_text())["env"]) <= known
+    render = (ROOT / "render.yaml").read_text()
+    assert set(re.findall(r"MISTRAL_FILTER_\w+", render)) <= known
+    assert "startCommand: gunicorn app:app" in render
+    assert "healthCheckPath: /health" in render
+    assert re.fullmatch(r"3\.\d+\n", (ROOT / ".python-version").read_text())
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_curl_sees_that_a_stream_was_cut(gunicorn_server, upstream: ScriptedUpstream) -> None:
+    """K3: curl prints what came, the error event after it, and exits with its code for an incomplete body."""
+    server = gunicorn_server()
+    upstream.script = sse([{"n": 1}, {"n": 2}], cut_at=len('data: {"n": 1}\n\n'))
+    words = ["curl", "-sN", f"{server.url}{CHAT}", "-H", "Authorization: Bearer k", "-d", json.dumps(BODY)]
+    done = subprocess.run(words, capture_output=True, timeout=20, check=False)
+    assert done.returncode == 18, "CURLE_PARTIAL_FILE"
+    assert done.stdout.startswith(b'data: {"n": 1}\n\ndata: {"error":')
+
+
+def test_a_page_with_status_200_is_passed_on(gunicorn_server, upstream: ScriptedUpstream) -> None:
+    """F17: a challenge page of a CDN keeps its status, type and bytes."""
+    page = b"<html>Just a moment...</html>"
+    upstream.script = raw(head_bytes(200, [("Content-Type", "text/html"), ("Content-Length", str(len(page)))]) + page)
+    answer = ask(gunicorn_server().port, "POST", CHAT, BODY, KEY)
+    assert (answer.status, answer.header("Content-Type"), answer.body) == (200, "text/html", page)
+
+
+def test_an_answer_ends_when_it_is_complete(gunicorn_server, upstream: ScriptedUpstream) -> None:
+    """F10: an upstream that keeps the connection open after its last byte does not hold the answer up."""
+    upstream.script = chain(json_answer({"id": "1"}), stall(30))
+    assert ask(gunicorn_server().port, "POST", CHAT, BODY, KEY).json() == {"id": "1"}
+    upstream.drop()
+
+
+def test_a_dripping_upstream_is_waited_for(gunicorn_server, upstream: ScriptedUpstream) -> None:
+    """F9: 500 bytes at a time with pauses is slow, not broken."""
+    text = "x" * 6000
+    whole = json.dumps({"text": text}).encode()
+    head = head_bytes(200, [("Content-Type", "application/json"), ("Content-Length", str(len(whole)))])
+    upstream.script = raw(head + whole, size=500, gap=0.02)
+    assert ask(gunicorn_server().port, "POST", CHAT, BODY, KEY).json() == {"text": text}
+
+
+def resident(pid: int) -> int:
+    """Kilobytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+)", status)[1])
+
+
+def test_a_large_answer_to_a_slow_client_is_not_held(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    """F15: of 50 MB that a client takes slowly only a little is in memory at any time."""
+    piece = b"x" * 1_000_000
+
+    def fifty(exchange) -> None:
+        exchange.send(head_bytes(200, [("Content-Type", "application/octet-stream"), ("Content-Length", str(50 * len(piece)))]))
+        for _ in range(50):
+            exchange.send(piece)
+
+    upstream.script = fifty
+    with Gunicorn(tmp_path, "-w", "1", MISTRAL_FILTER_UPSTREAM=upstream.url) as server:
+        worker = server.workers()[0]
+        before = resident(worker)
+        from servers import Answer, build_request, connect
+
+        with connect(server.port) as sock:
+            sock.sendall(build_request("GET", "/v1/files/1/content", None, KEY))
+            answer, size = Answer(sock), 0
+            for count, (_, data) in enumerate(answer.pieces()):
+                size += len(data)
+                if count % 100 == 0:
+                    time.sleep(0.01)
+        assert (size, answer.complete) == (50 * len(piece), True)
+        assert resident(worker) - before < 20_000
+
+
+def test_a_vision_request_is_held_but_a_few_times(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    """A18: 20 MB of picture pass, and cost no more than four times their size."""
+    url = "data:image/png;base64," + "A" * 20_000_000
+    body = {
+        "model": "m",
+        "user": "u",
+        "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}],
+    }
+    upstream.script = json_answer({"id": "1"})
+    with Gunicorn(tmp_path, "-w", "1", MISTRAL_FILTER_UPSTREAM=upstream.url) as server:
+        worker = server.workers()[0]
+        before = resident(worker)
+        assert ask(server.port, "POST", CHAT, body, KEY).status == 200
+        assert len(upstream.requests[0].body) > 20_000_000
+        assert (resident(worker) - before) * 1024 <= 4 * 20_000_000
+
+
+def test_it_serves_on_the_sync_worker_too(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    """H12: one at a time, but right: an answer, a stream, a refusal."""
+    with Gunicorn(tmp_path, "-k", "sync", "-w", "1", MISTRAL_FILTER_UPSTREAM=upstream.url) as server:
+        upstream.script = json_answer({"id": "1"})
+        assert ask(server.port, "POST", CHAT, BODY, KEY).json() == {"id": "1"}
+        upstream.script = sse([{"n": 1}, "[DONE]"])
+        streamed = ask(server.port, "POST", CHAT, BODY, KEY)
+        assert (streamed.body, streamed.complete) == (b'data: {"n": 1}\n\ndata: [DONE]\n\n', True)
+        assert ask(server.port, "POST", CHAT, b"[", KEY).status == 400
