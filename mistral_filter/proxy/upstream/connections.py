@@ -273,14 +273,13 @@ class _Returning:
         timer.start()
 
     def _reap(self) -> None:
-        """Closes what has been idle: after a burst all but a few at once, those few before the other side might do it."""
+        """Closes what has been idle: after a burst all but the last at once, that one before the other side might do it."""
         now = time.monotonic()
         with self._lock:
-            ages = [now - conn.idle_since for conn in self._idle]
-            spare = len(ages) - _KEPT
-            old = [age > _IDLE_SECONDS or (rank < spare and age > _REAP_SECONDS) for rank, age in enumerate(ages)]
-            closing = [conn for conn, gone in zip(self._idle, old, strict=True) if gone]
-            self._idle = [conn for conn, gone in zip(self._idle, old, strict=True) if not gone]
+            spare = self._idle[: max(0, len(self._idle) - _KEPT)]
+            closing = [conn for conn in spare if now - conn.idle_since > _REAP_SECONDS]
+            closing += [conn for conn in self._idle if conn not in closing and not conn.is_connected]
+            self._idle = [conn for conn in self._idle if conn not in closing]
             self._reaping = bool(self._idle)
         for conn in closing:
             conn.close()
