@@ -49,7 +49,7 @@ class Nginx(Server):
         self.port = free_port()
         super().__init__(directory, [], directory, {})
         shipped = (ROOT / "deploy" / "nginx.conf").read_text("utf-8")
-        assert shipped.count("127.0.0.1:8000;") == 1
+        assert shipped.count("127.0.0.1:8000;") == 2  # the API and /metrics
         (directory / "mistral-filter.conf").write_text(shipped.replace("127.0.0.1:8000;", f"127.0.0.1:{behind};"))
         (directory / "nginx.conf").write_text(CONFIG.format(port=self.port))
         self._command = [str(NGINX), "-p", str(directory), "-c", "nginx.conf", "-e", "stderr"]

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,8 @@ ANSWERS: dict[str, dict[str, Expected]] = {
     "ai-mistral": {
         **AI_ERRORS,
         # It takes Mistral's flat error only: it shows the status where Mistral sends another one, with and without a proxy.
-        **{f"error {name}": ("APICallError", "Unprocessable Entity") for name in ("422 wrapped", "422 bare")},
-        "error in a stream": ("APICallError", "Unprocessable Entity"),
+        **{f"error {name}": ("APICallError", HTTPStatus(422).phrase) for name in ("422 wrapped", "422 bare")},
+        "error in a stream": ("APICallError", HTTPStatus(422).phrase),
         "error 403": ("APICallError", "Forbidden"),
         "error 404": ("APICallError", "Not Found"),
         "error 502 HTML": ("APICallError", "Bad Gateway"),
