@@ -35,6 +35,8 @@ $(VENV)/.runs: requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
+# (the pip that comes with Python 3.10 takes minutes to resolve what a new one does in seconds)
 $(VENV)/.tests: $(VENV)/.runs pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e '.[test]'
 	@touch $@
