@@ -18,7 +18,7 @@ from mistral_filter.proxy.logs import Record, RequestLog, configure
 from mistral_filter.proxy.metrics import create_metrics
 from mistral_filter.proxy.page import create_page
 from mistral_filter.proxy.response import Limits
-from mistral_filter.proxy.settings import SettingError, Settings, from_environment
+from mistral_filter.proxy.settings import SettingError, Settings, from_environment, unknown_variables
 from mistral_filter.proxy.upstream import Upstream
 from mistral_filter.proxy.view import METHODS, create_blueprint, error_response
 
@@ -41,8 +41,12 @@ def create_app(settings: Settings | None = None) -> Flask:
 
     Raises SettingError, which names the variable, for a setting that cannot be used.
     """
-    settings = from_environment() if settings is None else settings
+    ignored: list[str] = []
+    if settings is None:
+        settings, ignored = from_environment(), unknown_variables()
     configure(settings.log_level, settings.log_format)
+    for name in ignored:
+        logging.getLogger("mistral_filter").warning("%s is not a setting of this version: ignored", name)
     app = Flask("mistral_filter", static_folder=None)
     app.url_map.merge_slashes = False  # a redirected POST loses its body or its key
     settings.check()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mistral_filter.proxy.settings import SETTINGS, SettingError, Settings, from_environment
+from mistral_filter.proxy.settings import SETTINGS, SettingError, Settings, from_environment, unknown_variables
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -302,13 +303,11 @@ def test_a_secret_in_a_wrong_value_is_not_repeated() -> None:
         assert "S3cret" not in str(caught.value)
 
 
-def test_an_unknown_variable_is_mentioned(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A misspelt variable is named in a warning; other programs' variables are not looked at."""
-    import logging
-
-    monkeypatch.setattr(logging.getLogger("mistral_filter"), "propagate", True)
-    assert from_environment({"MISTRAL_FILTER_FIELD": "current", "FIELDS": "x", "MISTRAL_API_KEY": "x"}) == Settings()
-    assert [record.getMessage().split()[0] for record in caplog.records] == ["MISTRAL_FILTER_FIELD"]
+def test_an_unknown_variable_is_found() -> None:
+    """A misspelt variable changes nothing and is named; other programs' variables are not looked at."""
+    environ = {"MISTRAL_FILTER_FIELD": "current", "MISTRAL_FILTER_FIELDS": "classic", "FIELDS": "x", "MISTRAL_API_KEY": "x"}
+    assert from_environment(environ) == Settings()
+    assert unknown_variables(environ) == ["MISTRAL_FILTER_FIELD"]
 
 
 def test_the_processs_own_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,3 +395,11 @@ def test_a_right_variable_does_not() -> None:
     """The same program starts in silence when the settings are good."""
     ended = start(MISTRAL_FILTER_MAX_BODY="1m")
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+def test_a_misspelt_variable_is_mentioned() -> None:
+    """It starts all the same, with one line that names the variable."""
+    ended = start(MISTRAL_FILTER_FIELD="current", MISTRAL_FILTER_LOG_FORMAT="json")
+    assert ended.returncode == 0
+    line = json.loads(ended.stderr)
+    assert (line["level"], line["message"].split()[0]) == ("WARNING", "MISTRAL_FILTER_FIELD")

@@ -275,6 +275,40 @@ CASES = [
         ),
         [("messages[1].reasoning_content", "rename", "none")],
     ),
+    *(
+        Case(
+            f"a part of earlier reasoning, {part}",
+            chat(USER, parts(part, TEXT, role="assistant"), BYE),
+            chat(USER, parts(TEXT, role="assistant"), BYE),
+            [("messages[1].content[0]", "drop", "none")],
+        )
+        for part in [
+            {"type": "thinking", "thinking": "Hm", "signature": "s"},
+            {"type": "redacted_thinking", "data": "AA=="},
+            {"type": "reasoning", "reasoning": "Hm"},
+            {"type": "reasoning", "summary": []},
+        ]
+    ),
+    *(
+        Case(
+            f"a part of earlier reasoning for a model that reads it, {part}",
+            chat(USER, parts(part, TEXT, role="assistant"), BYE, model="magistral-small-latest"),
+            chat(USER, parts(THOUGHT, TEXT, role="assistant"), BYE, model="magistral-small-latest"),
+            [("messages[1].content[0]", "set", "none")],
+        )
+        for part in [
+            {"type": "thinking", "thinking": "Hm", "signature": "s"},
+            {"type": "reasoning", "reasoning": "Hm"},
+            {"type": "reasoning", "text": "Hm"},
+        ]
+    ),
+    Case(
+        "nothing but earlier reasoning",
+        chat(USER, parts({"type": "thinking", "thinking": "Hm"}, role="assistant"), BYE),
+        chat(USER, BYE),
+        [("messages[1].content[0]", "drop", "none"), ("messages[1]", "drop", "none")],
+    ),
+    Case("Mistral's own reasoning", chat(USER, parts(THOUGHT, TEXT, role="assistant"), BYE), {}, []),
     Case(
         "content null beside calls",
         chat(USER, calls(call(), refusal=None), result()),
@@ -311,6 +345,12 @@ CASES = [
         for role, where in [("system", [0]), ("user", [1, 3]), ("assistant", [2])]
     ),
     Case("name on tool", chat(USER, calls(call()), result(name="f")), {}, []),
+    Case(
+        "a name on tool that is none of Mistral's",
+        chat(USER, calls(call()), result(name="server.tool")),
+        chat(USER, calls(call()), result()),
+        [("messages[2].name", "drop", "none")],
+    ),
     # --------------------------------------------------------------------------------------------------------------- parts
     Case(
         "cache_control",
@@ -506,6 +546,15 @@ CASES = [
             }
         },
         [("response_format.json_schema.schema.$id", "drop", "none")],
+    ),
+    *(
+        Case(
+            f"a format of {form}",
+            {"response_format": {"type": "json_schema", "json_schema": form}},
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}},
+            [("response_format.json_schema.schema", "insert", "none")],
+        )
+        for form in [{"name": "n"}, {"name": "n", "schema": None}]
     ),
     Case(
         "prediction as parts",

@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 from mistral_filter.changes import Change
 from mistral_filter.dialect.values import report_rest
-from mistral_filter.fields import TOOL_CALL_ID
+from mistral_filter.fields import FUNCTION_NAME, TOOL_CALL_ID
 from mistral_filter.rawjson import NULL, Node, as_number, as_object, as_objects, as_text, with_sent_bytes
 
 __all__ = ["Calls"]
 
 _FITS = re.compile(TOOL_CALL_ID)
+_NAME = re.compile(FUNCTION_NAME)
 _BASE62 = string.digits + string.ascii_letters
 _LENGTH = 9
 _NO_ID = ("", "null")
@@ -93,6 +94,9 @@ class Calls:
         """A tool *message*: it names the call that it answers, by that call's id."""
         sent = _sent_id(message.get("tool_call_id"))
         name = as_text(message.get("name"))
+        if name is not None and not _NAME.fullmatch(name):
+            del message["name"]
+            self._changes.append(Change("drop", f"{path}.name", "Mistral refuses the name; the id says what is answered", "none"))
         call = self._answered(sent, name)
         if call is not None:
             self._open.remove(call)

@@ -9,7 +9,7 @@ from mistral_filter.changes import Change
 from mistral_filter.dialect.values import report_rest
 from mistral_filter.errors import Refused
 from mistral_filter.fields import CHUNKS_BY_ROLE
-from mistral_filter.rawjson import NULL, Node, as_object, as_objects, as_text, with_sent_bytes
+from mistral_filter.rawjson import NULL, Node, as_array, as_object, as_objects, as_text, with_sent_bytes
 
 __all__ = ["translate_content"]
 
@@ -22,14 +22,17 @@ _TEXT_TYPES = {
 }
 """OpenAI part type: the key that holds its text."""
 
+_THOUGHT_TYPES = ("thinking", "reasoning", "reasoning_content", "redacted_thinking")
+"""Part types for earlier reasoning in OpenAI-style histories: the text is under the type's own name or under ``text``, if any."""
+
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 """The form of Mistral's own file ids (OpenAPI 2026-08-21, FileChunk.file_id)."""
 
 
-def translate_content(message: Node, role: str, path: str, changes: list[Change]) -> list[Any]:
+def translate_content(message: Node, role: str, path: str, changes: list[Change], *, thinks: bool = False) -> list[Any]:
     """Translates the parts of *message*'s content; returns the chunks that its *role* may not hold but a user message may.
 
-    Raises Refused for a file that only OpenAI can read.
+    *thinks*: the model reads earlier reasoning. Raises Refused for a file that only OpenAI can read.
     """
     parts = as_objects(message.get("content"))
     if parts is None:
@@ -41,9 +44,8 @@ def translate_content(message: Node, role: str, path: str, changes: list[Change]
     touched: set[int] = set()
     for i, part in enumerate(parts):
         mark = len(changes)
-        chunk = _chunk(part, f"{content}[{i}]", changes) if isinstance(part, dict) else part
-        kind = as_text(chunk.get("type")) if isinstance(chunk, dict) else None
-        if kind in _ANYWHERE and kind not in allowed:
+        chunk = _chunk(part, f"{content}[{i}]", changes, thinks=thinks) if isinstance(part, dict) else part
+        if isinstance(chunk, dict) and (kind := as_text(chunk.get("type"))) in _ANYWHERE and kind not in allowed:
             if role == "tool" and kind in CHUNKS_BY_ROLE["user"]:
                 moved.append(chunk)
             chunk = _misplaced(chunk, kind, role, f"{content}[{i}]", changes)
@@ -77,7 +79,7 @@ def _misplaced(chunk: Node, kind: str | None, role: str, path: str, changes: lis
     return {"type": "text", "text": f"[{kind}]"}
 
 
-def _chunk(part: Node, path: str, changes: list[Change]) -> Node:
+def _chunk(part: Node, path: str, changes: list[Change], *, thinks: bool) -> Node | None:
     kind = as_text(part.get("type"))
     if kind in _TEXT_TYPES:
         key = _TEXT_TYPES[kind]
@@ -92,7 +94,19 @@ def _chunk(part: Node, path: str, changes: list[Change]) -> Node:
         report_rest(audio, ("data", "format"), f"{path}.input_audio", changes)
         changes.append(Change("set", f"{path}.input_audio", "Mistral takes the base64 text itself", "none"))
         return {**part, "input_audio": audio.get("data", NULL)}
+    if kind in _THOUGHT_TYPES and as_array(part.get("thinking")) is None:
+        return _thought(part, kind, path, changes, thinks=thinks)
     return part
+
+
+def _thought(part: Node, kind: str, path: str, changes: list[Change], *, thinks: bool) -> Node | None:
+    """Earlier reasoning in a form that is not Mistral's: a thinking chunk for a model that reads it, nothing for another."""
+    used = next((name for name in (kind, "text") if as_text(part.get(name))), None)
+    if used is None or not thinks:
+        changes.append(Change("drop", path, "the model does not read earlier reasoning", "none"))
+        return None
+    changes.append(Change("set", path, "Mistral's form of reasoning", "none", "thinking"))
+    return {"type": "thinking", "thinking": [{"type": "text", "text": part[used]}]}
 
 
 def _image(part: Node, path: str, changes: list[Change]) -> Node:

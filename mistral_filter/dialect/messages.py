@@ -77,7 +77,7 @@ class Conversation:
         elif role == "tool":
             self._calls.result(message, path)
         if first_byte(message.get("content")) != 0x22:
-            self._moved += translate_content(message, role, path, self._changes)
+            self._moved += translate_content(message, role, path, self._changes, thinks=self._thinks)
 
     def place(self, message: Any, index: int, path: str, *, touched: bool) -> None:
         """Adds a translated *message* where Mistral accepts one of its role, or leaves it out."""

@@ -68,12 +68,15 @@ def prediction(body: Node, changes: list[Change]) -> None:
 
 
 def response_format(body: Node, changes: list[Change]) -> None:
-    """The schema of a json_schema format without what Mistral fails to compile."""
+    """A json_schema format has a schema (OpenAI's need not have one), without what Mistral fails to compile."""
     node = as_object(body.get("response_format"))
     inner = as_object(node.get("json_schema")) if node else None
     if node is None or inner is None:
         return
     mark = len(changes)
+    if inner.get("schema", NULL) == NULL:
+        inner["schema"] = {"type": "object"}
+        changes.append(Change("insert", "response_format.json_schema.schema", "Mistral requires a schema", "none"))
     without_schema_ids(inner, "schema", "response_format.json_schema", changes)
     if len(changes) != mark:
         node["json_schema"] = inner

@@ -6,7 +6,6 @@ each one.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 from mistral_filter.middleware import MAX_BODY
 from mistral_filter.paths import PATHS, ROOTS
 
-__all__ = ["SETTINGS", "SettingError", "Settings", "from_environment"]
+__all__ = ["SETTINGS", "SettingError", "Settings", "from_environment", "unknown_variables"]
 
 _PREFIX = "MISTRAL_FILTER_"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -259,10 +258,12 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
                 values[setting.name] = setting.parse(text)
             except ValueError as error:
                 raise SettingError(f"{setting.variable}: {error}") from None
-    known = {setting.variable for setting in SETTINGS}
-    for name in sorted(environ):
-        if name.startswith(_PREFIX) and name not in known:
-            logging.getLogger("mistral_filter").warning("%s is not a setting of this version: ignored", name)
     settings = Settings(**values)
     settings.check()
     return settings
+
+
+def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
+    """The variables in *environ* that look like settings and are none: misspelt, or of another version."""
+    known = {setting.variable for setting in SETTINGS}
+    return sorted(name for name in (os.environ if environ is None else environ) if name.startswith(_PREFIX) and name not in known)
