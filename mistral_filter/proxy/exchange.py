@@ -6,7 +6,7 @@ import hmac
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -71,14 +71,16 @@ class Exchange:
         limits = self._limits
         if limits.concurrency is not None and len(self._under_way) >= limits.concurrency:
             raise Overloaded("Too many calls are under way. Try again in a moment.")
-        headers = list(self._request_headers(environ, target, upstream.key))
+        caller = _credentials(environ)
+        headers = [*self._authorization(caller, upstream.key), *_passed_on(environ, target, upstream.key)]
         watch = Watch(environ.get("gunicorn.socket"))
         if limits.total is not None:
             watch.total_until = time.monotonic() + limits.total
         start(watch)
         self._under_way.add(id(watch))
         try:
-            reply, needs, body = self._send(upstream, target, environ, headers, watch)
+            send = partial(upstream.send, environ["REQUEST_METHOD"], target.path, environ.get("QUERY_STRING", ""))
+            reply, needs, body = self._send(partial(send, watch=watch, caller=caller), target, environ, headers, watch)
             response = respond(reply, needs, body, target, upstream.key, environ, limits)
         except BaseException as error:
             self._end(watch)
@@ -94,13 +96,16 @@ class Exchange:
     # ------------------------------------------------------------------------------------------------------------- the way up
 
     def _send(
-        self, upstream: Upstream, target: Target, environ: WSGIEnvironment, headers: list[tuple[str, str]], watch: Watch
+        self,
+        send: Callable[..., Reply],
+        target: Target,
+        environ: WSGIEnvironment,
+        headers: list[tuple[str, str]],
+        watch: Watch,
     ) -> tuple[Reply, Plan, bytes | None]:
         """The answer's head, what it could need, and its body if that has been read."""
-        method = environ["REQUEST_METHOD"]
-        send = partial(upstream.send, method, target.path, environ.get("QUERY_STRING", ""), watch=watch)
         if target.endpoint is None:
-            body, length = _upload(environ, method, watch, self._limits.body)
+            body, length = _upload(environ, watch, self._limits.body)
             return send(headers=headers, body=body, length=length), Plan(), None
         content = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         if self._learned is not None:
@@ -124,41 +129,46 @@ class Exchange:
         _log.warning("%s: refused, sent again: %s", target.endpoint, as_header(changes))
         return send(headers=headers, body=smaller), needs, None
 
-    def _request_headers(self, environ: WSGIEnvironment, target: Target, key: str | None) -> Iterator[tuple[str, str]]:
-        authorization = self._authorization(environ, key)
-        if authorization is not None:
-            yield "Authorization", authorization
-        for name, place in REQUEST_HEADERS.items():
-            value = environ.get(place)
-            if value is not None and _FIELD_VALUE.fullmatch(value):
-                yield name, value
-        agent = environ.get("HTTP_USER_AGENT")
-        yield "User-Agent", agent if agent and _FIELD_VALUE.fullmatch(agent) else f"mistral-filter/{__version__}"
-        if target.endpoint is None:
-            accepted = environ.get("HTTP_ACCEPT_ENCODING", "")
-            if key is not None:
-                accepted = "gzip" if "gzip" in accepted else ""  # what can be looked into, so that the key is not in it
-            yield "Accept-Encoding", accepted if accepted and _FIELD_VALUE.fullmatch(accepted) else "identity"
+    def _authorization(self, shown: str | None, key: str | None) -> Iterator[tuple[str, str]]:
+        """What to authorize with upstream: what the caller has *shown*, or our *key* for a caller who has a token."""
+        if self._tokens:
+            token = (shown or "").partition(" ")[2].strip().encode()
+            # every token is compared, in the same time whether it fits or not
+            if not sum(hmac.compare_digest(token, own.encode()) for own in self._tokens):
+                raise Unauthorized("This server wants one of its own tokens: Authorization: Bearer TOKEN.")
+            if key is None:
+                raise Unauthorized("This server has no key for this upstream.", code="no_key")
+            shown = f"Bearer {key}"
+        if shown is not None:
+            yield "Authorization", shown
 
-    def _authorization(self, environ: WSGIEnvironment, key: str | None) -> str | None:
-        """What to authorize with upstream: the caller's own key, or ours for a caller who has a token."""
-        given = environ.get("HTTP_AUTHORIZATION")
-        if given is None:
-            value = next((environ[name] for name in KEY_HEADERS if name in environ), None)
-            given = None if value is None else f"Bearer {value}"
-        if given is not None and given.strip().lower() in ("", "bearer"):
-            raise Unauthorized("The Authorization header is empty. Send your key as: Authorization: Bearer KEY.")
-        if given is not None and not _AUTHORIZATION.fullmatch(given):
-            raise BadRequest("Send exactly one Authorization header, of printable ASCII characters.", code="bad_authorization")
-        if not self._tokens:
-            return given
-        shown = (given or "").partition(" ")[2].strip().encode()
-        # every token is compared, in the same time whether it fits or not
-        if not sum(hmac.compare_digest(shown, token.encode()) for token in self._tokens):
-            raise Unauthorized("This server wants one of its own tokens: Authorization: Bearer TOKEN.")
-        if key is None:
-            raise Unauthorized("This server has no key for this upstream.", code="no_key")
-        return f"Bearer {key}"
+
+def _credentials(environ: WSGIEnvironment) -> str | None:
+    """What the caller authorizes with, as the one Authorization header; raises BadRequest or Unauthorized for a broken one."""
+    shown: str | None = environ.get("HTTP_AUTHORIZATION")
+    if shown is None:
+        value = next((environ[name] for name in KEY_HEADERS if name in environ), None)
+        shown = None if value is None else f"Bearer {value}"
+    if shown is not None and shown.strip().lower() in ("", "bearer"):
+        raise Unauthorized("The Authorization header is empty. Send your key as: Authorization: Bearer KEY.")
+    if shown is not None and not _AUTHORIZATION.fullmatch(shown):
+        raise BadRequest("Send exactly one Authorization header, of printable ASCII characters.", code="bad_authorization")
+    return shown
+
+
+def _passed_on(environ: WSGIEnvironment, target: Target, key: str | None) -> Iterator[tuple[str, str]]:
+    """The headers for upstream that come from the caller's; *key* is this server's own, if it has one."""
+    for name, place in REQUEST_HEADERS.items():
+        value = environ.get(place)
+        if value is not None and _FIELD_VALUE.fullmatch(value):
+            yield name, value
+    agent = environ.get("HTTP_USER_AGENT")
+    yield "User-Agent", agent if agent and _FIELD_VALUE.fullmatch(agent) else f"mistral-filter/{__version__}"
+    if target.endpoint is None:
+        accepted = environ.get("HTTP_ACCEPT_ENCODING", "")
+        if key is not None:
+            accepted = "gzip" if "gzip" in accepted else ""  # what can be looked into, so that the key is not in it
+        yield "Accept-Encoding", accepted if accepted and _FIELD_VALUE.fullmatch(accepted) else "identity"
 
 
 def _report(environ: WSGIEnvironment, changes: list[Change]) -> None:
@@ -166,9 +176,9 @@ def _report(environ: WSGIEnvironment, changes: list[Change]) -> None:
         environ["mistral_filter.changes"] = (*environ.get("mistral_filter.changes", ()), *changes)
 
 
-def _upload(environ: WSGIEnvironment, method: str, watch: Watch, patience: float | None) -> tuple[RequestBody, int | None]:
+def _upload(environ: WSGIEnvironment, watch: Watch, patience: float | None) -> tuple[RequestBody, int | None]:
     """The body of a request that is not ours to judge, and its length: streamed, never held in memory."""
-    if method not in ("POST", "PUT", "PATCH"):
+    if environ["REQUEST_METHOD"] not in ("POST", "PUT", "PATCH"):
         return None, None
     declared = environ.get("CONTENT_LENGTH") or ""
     coding = environ.get("HTTP_TRANSFER_ENCODING", "").strip().lower()

@@ -171,12 +171,13 @@ class Upstream:
         body: RequestBody,
         length: int | None = None,
         watch: Watch | None = None,
+        caller: str | None = None,
     ) -> Reply:
         """Sends one request and returns the head of the answer.
 
         *path* is canonical (``paths.locate``), *query* as it came, *headers* are allowed and valid, *length* is the number of
-        bytes of a *body* that is an iterator (None: chunked), *watch* tells when to give up. Raises UpstreamError, ClientGone,
-        or what the body's iterator raises.
+        bytes of a *body* that is an iterator (None: chunked), *watch* tells when to give up, *caller* is what tells callers
+        apart: no two share a connection. Raises UpstreamError, ClientGone, or what the body's iterator raises.
         """
         if query:
             # one bare % would make urllib3 escape the others too
@@ -195,6 +196,7 @@ class Upstream:
         if length is not None:
             request.headers["Content-Length"] = str(length)
         own_headers.watch = watch = watch or Watch(None)
+        own_headers.caller = caller
         try:
             response = self._own_adapter().send(
                 request, stream=True, timeout=self._timeout, verify=self._verify, proxies=self._proxies

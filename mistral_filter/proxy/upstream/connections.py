@@ -30,9 +30,9 @@ _KEPT = 1
 
 _REAP_SECONDS = 0.75
 
-_REST_SECONDS = 0.005
-"""A connection rests for so long before its next request: what comes after a complete answer is seen before anybody could take
-it for his. Nobody waits: there is another connection, or a new one."""
+_REST_SECONDS = 0.03
+"""A connection rests for so long before its next request: what comes after a complete answer is seen before it could be taken
+for the next one. Nobody waits: there is another connection, or a new one."""
 
 _MAX_INTERIM = 20
 _MAX_CHUNK_LINE = 8192
@@ -135,14 +135,15 @@ class _Response(http.client.HTTPResponse):
 
 
 class Headers(CaseInsensitiveDict[str]):
-    """A request's headers, and with them the Watch of the request for the connection that gets it."""
+    """A request's headers, and with them what the connection that gets it has to know: the request's Watch, and the caller."""
 
     watch: Watch | None = None
+    caller: str | None = None
 
     def copy(self) -> Headers:
         """urllib3 sends a copy."""
         headers = Headers(self.items())
-        headers.watch = self.watch
+        headers.watch, headers.caller = self.watch, self.caller
         return headers
 
 
@@ -154,6 +155,7 @@ class _Shared:
 
     idle_since: float | None = None
     watch: Watch | None = None
+    caller: str | None = None
     retired = False
     sock: Any
     _again: tuple[tuple[Any, ...], dict[str, Any]] | None = None
@@ -222,7 +224,8 @@ class _HTTPSConnection(_Shared, urllib3.connection.HTTPSConnection):
 class _Returning:
     """Mixed into urllib3's pools: keeps the idle connections, the one that has rested longest is next, and none for long.
 
-    A connection that comes back is no longer its last request's.
+    A connection is one caller's for as long as it lives: whatever an upstream may send too much or too late, it is never
+    another caller's answer. A connection that comes back is no longer its last request's.
     """
 
     def __init__(self, *args: Any, maxsize: int = 1, **kwargs: Any) -> None:
@@ -231,14 +234,25 @@ class _Returning:
         self._lock = threading.Lock()
         self._room = maxsize
         self._reaping = False
+        self._asking = threading.local()
+
+    def urlopen(self, method: str, url: str, body: Any = None, headers: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Notes who asks: urllib3 chooses the connection without its headers."""
+        self._asking.caller = headers.caller
+        return super().urlopen(method, url, body, headers, *args, **kwargs)  # type: ignore[misc]
 
     def _get_conn(self, timeout: float | None = None) -> Any:
+        caller = self._asking.caller
         while True:
+            rested = time.monotonic() - _REST_SECONDS
             with self._lock:
-                rested = self._idle and time.monotonic() - self._idle[0].idle_since > _REST_SECONDS
-                conn = self._idle.pop(0) if rested else None
+                places = (place for place, conn in enumerate(self._idle) if conn.caller == caller and conn.idle_since < rested)
+                place = next(places, None)
+                conn = None if place is None else self._idle.pop(place)
             if conn is None:
-                return self._new_conn()  # type: ignore[attr-defined]
+                conn = self._new_conn()  # type: ignore[attr-defined]
+                conn.caller = caller
+                return conn
             if conn.is_connected:
                 return conn
             conn.close()
