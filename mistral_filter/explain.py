@@ -8,7 +8,7 @@ import msgspec
 
 from mistral_filter.changes import Change
 from mistral_filter.errors import MistralFilterError
-from mistral_filter.filtering import filter_body
+from mistral_filter.filtering import BOM, filter_body
 
 __all__ = ["Explanation", "explain"]
 
@@ -43,9 +43,9 @@ _UNREADABLE = ("invalid_json", "json_too_deep")
 
 def explain(body: bytes, endpoint: str, **options: Any) -> Explanation:
     """Filters *body* as ``filter_body`` would with *options*, and tells the outcome instead of raising."""
-    body = body.removeprefix(b"\xef\xbb\xbf")
+    before = body.removeprefix(BOM)
     try:
         after, changes = filter_body(body, endpoint, **options)
     except MistralFilterError as error:
-        return Explanation(endpoint, body, None, (), error)
-    return Explanation(endpoint, body, after, changes, None)
+        return Explanation(endpoint, before, None, (), error)
+    return Explanation(endpoint, before, after, changes, None)

@@ -27,15 +27,14 @@ from mistral_filter.rawjson import (
     may_be_deep,
     parse_with_surrogates,
     repeated_keys,
-    repeated_keys_in_items,
     with_sent_bytes,
 )
 from mistral_filter.rawjson import Node as JSONObject
 
-__all__ = ["Filtered", "accepted_names", "filter_body"]
+__all__ = ["BOM", "Filtered", "accepted_names", "filter_body"]
 
-_BOM = b"\xef\xbb\xbf"
-_REPEATED = "the key is repeated: the last one counts"
+BOM = b"\xef\xbb\xbf"
+"""A byte order mark. A body may begin with one; it does not reach Mistral."""
 
 
 class Filtered(NamedTuple):
@@ -67,7 +66,7 @@ def filter_body(
     """
     table = _table(endpoint, fields, tuple(allow), tuple(drop))
     try:
-        return _filter(body.removeprefix(_BOM), endpoint, table, translate=translate, bridge=bridge, strict=strict)
+        return _filter(body.removeprefix(BOM), endpoint, table, translate=translate, bridge=bridge, strict=strict)
     except RecursionError:  # some interpreters give up before our own limit is seen
         raise TooDeep from None
 
@@ -77,7 +76,7 @@ def _filter(body: bytes, endpoint: str, table: Object, *, translate: bool, bridg
     changes: list[Change] = []
     sent = hidden.body if hidden else body
     for name in repeated_keys(sent.strip(), top):
-        changes.append(Change("drop", name, _REPEATED, "none"))
+        changes.append(Change("drop", name, dialect.REPEATED, "none"))
     deep = may_be_deep(sent)
     for name, value in top.items():
         if (
@@ -184,7 +183,7 @@ class _Judge:
 
     def _items(self, value: Any, known: Node, path: str, *, inner: bool = False) -> Any:
         items = as_objects(value) or []
-        touched = self._repeated_in_items(value, items, path)
+        touched = dialect.report_repeated(value, items, path, self._changes)
         for index, item in enumerate(items):
             mark = len(self._changes)
             here = f"{path}[{index}]"
@@ -194,7 +193,11 @@ class _Judge:
                 items[index] = self._items(item, known, here, inner=True)
             if len(self._changes) != mark:
                 touched.add(index)
-        return with_sent_bytes(items, value, touched) if touched else value
+        if touched:
+            items = with_sent_bytes(items, value, touched)
+        if dialect.DROP in items:  # what a translation took out, and kept the place of until now
+            return [item for item in items if item is not dialect.DROP]
+        return items if touched else value
 
     def _one(self, node: JSONObject, known: Node, path: str) -> None:
         """Judges a visited object by a table for objects; one of an unknown kind is left to the API."""
@@ -208,13 +211,7 @@ class _Judge:
     def _repeated(self, sent: Any, node: JSONObject, path: str) -> None:
         if isinstance(sent, Raw):
             for name in repeated_keys(sent, node):
-                self._changes.append(Change("drop", f"{path}.{name}", _REPEATED, "none"))
-
-    def _repeated_in_items(self, sent: Any, items: list[Any], path: str) -> set[int]:
-        repeated = repeated_keys_in_items(sent, items)
-        for index, name in repeated:
-            self._changes.append(Change("drop", f"{path}[{index}].{name}", _REPEATED, "none"))
-        return {index for index, _ in repeated}
+                self._changes.append(Change("drop", f"{path}.{name}", dialect.REPEATED, "none"))
 
     def _messages(self, value: Any, path: str, *, inner: bool = False) -> Any:
         messages = as_objects(value)
@@ -223,7 +220,7 @@ class _Judge:
             return value
         start = len(self._changes)
         known, talk = MESSAGES.items, self._converse and self._converse(inner=inner)
-        touched = self._repeated_in_items(value, messages, path)
+        touched = dialect.report_repeated(value, messages, path, self._changes)
         for index, message in enumerate(messages):
             if type(message) is dict and len(message) == 2:
                 # most messages are a role and a text, and their cost is what a long conversation costs

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
@@ -43,6 +44,7 @@ NULL = msgspec.Raw(b"null")
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _objects = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
 _array = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_whole = msgspec.json.Decoder(msgspec.Raw).decode
 _string = msgspec.json.Decoder(str).decode
 _number = msgspec.json.Decoder(int | float).decode
 encode = msgspec.json.Encoder().encode
@@ -60,11 +62,19 @@ def parse(body: bytes) -> Node:
         raise TooDeep from None
     except msgspec.ValidationError:
         check_depth(body)
+        try:
+            _whole(body)  # it was not read to its end
+        except msgspec.DecodeError as error:
+            raise _malformed(error) from None
         raise BadRequest('The body must be a JSON object, such as {"model": …, "messages": […]}.', code="not_an_object") from None
     except msgspec.DecodeError as error:
         check_depth(body)
-        # msgspec tells which byte and what was expected there, never the text of the body
-        raise InvalidJSON(f"Invalid JSON: {str(error).removeprefix('JSON is malformed: ')}.") from None
+        raise _malformed(error) from None
+
+
+def _malformed(error: msgspec.DecodeError) -> InvalidJSON:
+    # msgspec tells which byte and what was expected there, never the text of the body
+    return InvalidJSON(f"Invalid JSON: {str(error).removeprefix('JSON is malformed: ')}.")
 
 
 def parse_with_surrogates(body: bytes) -> tuple[Node, Surrogates | None]:
@@ -200,8 +210,7 @@ def repeated_keys(sent: bytes | msgspec.Raw, node: Node) -> list[str]:
     if len(sent) == compact or not node or _same_without_space(sent, node):
         return []
     pairs = json.JSONDecoder(object_pairs_hook=_Pairs, parse_int=str, parse_float=str).decode(bytes(sent).decode())
-    names = [name for name, _ in pairs]
-    return [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    return [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
 
 
 def repeated_keys_in_items(sent: object, items: list[Any]) -> list[tuple[int, str]]:

@@ -1074,7 +1074,7 @@ def test_calls_that_have_ended_do_not_count(gunicorn_server: Servers, upstream: 
 
 
 def test_a_connection_is_one_callers(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
-    """Bytes that come when the next caller's request is on its way are not his answer; the same caller uses a connection again."""
+    """Bytes that come when the next caller's request is on its way are not his answer; his own connection is used again."""
     asked = threading.Event()
 
     def script(exchange: Exchange) -> None:

@@ -14,10 +14,19 @@ from mistral_filter.changes import Change
 from mistral_filter.dialect import request, tools
 from mistral_filter.dialect.messages import Conversation
 from mistral_filter.dialect.responses import responses_body
-from mistral_filter.dialect.values import DROP, repair_value, report_drop
+from mistral_filter.dialect.values import DROP, REPEATED, repair_value, report_drop, report_repeated
 from mistral_filter.rawjson import Node
 
-__all__ = ["DROP", "Conversation", "conversation", "repair_value", "report_drop", "translate_top"]
+__all__ = [
+    "DROP",
+    "REPEATED",
+    "Conversation",
+    "conversation",
+    "repair_value",
+    "report_drop",
+    "report_repeated",
+    "translate_top",
+]
 
 _CHAT_ENDPOINTS = ("chat", "agents")
 
@@ -38,6 +47,7 @@ def translate_top(endpoint: str, body: Node, accepted: Any, changes: list[Change
         if "prediction" in accepted:
             request.prediction(body, changes)
         request.response_format(body, changes)
+        request.reasoning(body, changes)
     elif endpoint == "embeddings":
         request.embedding_input(body)
     request.rename_fields(body, accepted, changes)

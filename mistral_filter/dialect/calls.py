@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import string
+from collections import Counter, deque
 from typing import NamedTuple
 
 from mistral_filter.changes import Change
@@ -28,6 +29,42 @@ class _Call(NamedTuple):
     name: str | None
 
 
+class _Open:
+    """The calls of one message that have no result yet, in order; each look-up takes the same time however many there are."""
+
+    def __init__(self) -> None:
+        self._made: Counter[str | None] = Counter()
+        self._by_id: dict[str | None, deque[_Call]] = {}
+        self._by_name: dict[str | None, deque[_Call]] = {}
+        self._all: deque[_Call] = deque()
+        self._taken: set[str] = set()
+
+    def add(self, call: _Call) -> None:
+        self._made[call.sent] += 1
+        self._by_id.setdefault(call.sent, deque()).append(call)
+        self._by_name.setdefault(call.name, deque()).append(call)
+        self._all.append(call)
+
+    def count(self, sent: str | None) -> int:
+        """How many calls were made with this id."""
+        return self._made[sent]
+
+    def take(self, sent: str | None, name: str | None) -> _Call | None:
+        """The call that a result answers: by its id; without one by its name, else the first."""
+        if sent is not None:
+            return self._first(self._by_id.get(sent))
+        named = None if name is None else self._first(self._by_name.get(name))
+        return named or self._first(self._all)
+
+    def _first(self, calls: deque[_Call] | None) -> _Call | None:
+        while calls:
+            call = calls.popleft()
+            if call.id not in self._taken:
+                self._taken.add(call.id)
+                return call
+        return None
+
+
 class Calls:
     """The tool calls of one conversation, message by message from the first.
 
@@ -38,11 +75,11 @@ class Calls:
         self._changes = changes
         self._id_of: dict[str, str] = {}
         self._taken: set[str] = set()
-        self._open: list[_Call] = []
+        self._open = _Open()
 
     def assistant(self, message: Node, index: int, path: str) -> None:
         """Calls made in an assistant *message*: every one gets an id that fits; older forms become function calls."""
-        self._open = []
+        self._open = _Open()
         self._legacy_call(message, index, path)
         calls = as_objects(message.get("tool_calls"))
         if calls is None:
@@ -71,10 +108,10 @@ class Calls:
             call["function"] = function
             self._changes.append(Change("set", f"{path}.function.arguments", "Mistral requires arguments", "none"))
         sent = _sent_id(call.get("id"))
-        again = sum(1 for other in self._open if other.sent == sent)
+        again = self._open.count(sent)
         id = self._fit(f"\0{place}" if sent is None else f"{sent}\0{again}" if again else sent)
         name = as_text(function.get("name")) if function else None
-        self._open.append(_Call(sent, id, name))
+        self._open.add(_Call(sent, id, name))
         if id != as_text(call.get("id")):
             call["id"] = id
             self._changes.append(Change("set", f"{path}.id", "Mistral's ids are nine letters or digits", "none"))
@@ -97,9 +134,8 @@ class Calls:
         if name is not None and not _NAME.fullmatch(name):
             del message["name"]
             self._changes.append(Change("drop", f"{path}.name", "Mistral refuses the name; the id says what is answered", "none"))
-        call = self._answered(sent, name)
+        call = self._open.take(sent, name)
         if call is not None:
-            self._open.remove(call)
             id = call.id
         elif sent is not None:
             id = self._fit(sent)
@@ -108,12 +144,6 @@ class Calls:
         if id != as_text(message.get("tool_call_id")):
             message["tool_call_id"] = id
             self._changes.append(Change("set", f"{path}.tool_call_id", "the id of the call that it answers", "none"))
-
-    def _answered(self, sent: str | None, name: str | None) -> _Call | None:
-        if sent is not None:
-            return next((call for call in self._open if call.sent == sent), None)
-        named = (call for call in self._open if name is not None and call.name == name)
-        return next(named, self._open[0] if self._open else None)
 
     def _fit(self, key: str) -> str:
         """The id for *key*: itself where it fits and is free, else a hash of it; always the same one for the same key."""

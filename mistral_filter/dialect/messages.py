@@ -8,8 +8,9 @@ import msgspec
 
 from mistral_filter.changes import Change, Loss
 from mistral_filter.dialect.calls import Calls
-from mistral_filter.dialect.chunks import translate_content
-from mistral_filter.rawjson import NULL, Node, as_array, as_text, first_byte
+from mistral_filter.dialect.chunks import THOUGHT_TYPES, translate_content
+from mistral_filter.fields import CHUNKS_BY_ROLE
+from mistral_filter.rawjson import NULL, Node, as_array, as_objects, as_text, first_byte
 
 __all__ = ["Conversation", "Placed"]
 
@@ -76,8 +77,9 @@ class Conversation:
             self._calls.assistant(message, index, path)
         elif role == "tool":
             self._calls.result(message, path)
-        if first_byte(message.get("content")) != 0x22:
-            self._moved += translate_content(message, role, path, self._changes, thinks=self._thinks)
+        if first_byte(message.get("content")) != 0x22 and role in CHUNKS_BY_ROLE:
+            options = {"thinks": self._thinks, "placed": self._whole}
+            self._moved += translate_content(message, role, path, self._changes, **options)
 
     def place(self, message: Any, index: int, path: str, *, touched: bool) -> None:
         """Adds a translated *message* where Mistral accepts one of its role, or leaves it out."""
@@ -131,17 +133,18 @@ class Conversation:
         given = [name for name in _THOUGHTS if name in message]
         if not given:
             return
-        thought = next(filter(None, (as_text(message[name]) for name in given)), None)
-        for name in given:
-            del message[name]
-        if self._thinks and thought and as_array(message.get("content")) is None:
-            text = as_text(message.get("content"))
-            spoken = [{"type": "text", "text": message["content"]}] if text else []
-            message["content"] = [{"type": "thinking", "thinking": [{"type": "text", "text": thought}]}, *spoken]
-            self._changes.append(Change("rename", f"{path}.{given[0]}", "Mistral's form of reasoning", "none", "content"))
-            given = given[1:]
-        for name in given:
-            self._changes.append(Change("drop", f"{path}.{name}", "the model does not read earlier reasoning", "none"))
+        thoughts = {name: message.pop(name) for name in given}
+        used = next((name for name in given if as_text(thoughts[name])), None)
+        reason = "the model does not read earlier reasoning"
+        if self._thinks and used is not None:
+            reason = "the content holds the reasoning"
+            spoken = _chunks(message)
+            if not any(as_text(chunk.get("type")) in THOUGHT_TYPES for chunk in spoken if isinstance(chunk, dict)):
+                message["content"] = [{"type": "thinking", "thinking": [{"type": "text", "text": thoughts[used]}]}, *spoken]
+                self._changes.append(Change("rename", f"{path}.{used}", "Mistral's form of reasoning", "none", "content"))
+                del thoughts[used]
+        for name in thoughts:
+            self._changes.append(Change("drop", f"{path}.{name}", reason, "none"))
 
     def _end_tools(self) -> None:
         if self._moved:
@@ -172,9 +175,17 @@ def _prefix(message: Any) -> bool:
     return isinstance(message, dict) and message.get("prefix", _FALSE) not in (_FALSE, NULL)
 
 
+def _chunks(message: Node) -> list[Any]:
+    """The content of *message* as a list of visited chunks."""
+    chunks = as_objects(message.get("content"))
+    if chunks is not None:
+        return chunks
+    return [{"type": "text", "text": message["content"]}] if as_text(message.get("content")) else []
+
+
 def _empty(message: Node) -> bool:
     """No text, no chunks, no tool calls."""
     content = message.get("content", NULL)
     if content != NULL and as_text(content) != "" and as_array(content) != []:
         return False
-    return not as_array(message.get("tool_calls")) and "function_call" not in message
+    return not as_array(message.get("tool_calls")) and message.get("function_call", NULL) == NULL

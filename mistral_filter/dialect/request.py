@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from mistral_filter.changes import Change
+from mistral_filter.dialect.chunks import joined_text
 from mistral_filter.dialect.tools import without_schema_ids
+from mistral_filter.dialect.values import report_rest
 from mistral_filter.errors import Refused
 from mistral_filter.rawjson import NULL, Node, as_array, as_number, as_object, as_objects, as_text, first_byte
 
-__all__ = ["embedding_input", "prediction", "rename_fields", "response_format", "stop", "thinks"]
+__all__ = ["embedding_input", "prediction", "reasoning", "rename_fields", "response_format", "stop", "thinks"]
 
 RENAMED = {
     "max_completion_tokens": "max_tokens",
@@ -23,7 +25,7 @@ RENAMED = {
 def rename_fields(body: Node, accepted: Any, changes: list[Change]) -> None:
     """Renames OpenAI's fields where the endpoint's *accepted* names hold Mistral's. Of two limits the smaller one counts."""
     for name, new in RENAMED.items():
-        if name not in body or new not in accepted:
+        if name not in body or name in accepted or new not in accepted:
             continue
         value = body.pop(name)
         if value == NULL:
@@ -62,7 +64,7 @@ def prediction(body: Node, changes: list[Change]) -> None:
     parts = as_objects(node.get("content")) if node else None
     if node is None or parts is None:
         return
-    node["content"] = "".join(as_text(part.get("text")) or "" for part in parts if isinstance(part, dict))
+    node["content"] = joined_text(parts, "prediction.content", changes)
     body["prediction"] = node
     changes.append(Change("set", "prediction.content", "Mistral takes one string", "none"))
 
@@ -70,10 +72,18 @@ def prediction(body: Node, changes: list[Change]) -> None:
 def response_format(body: Node, changes: list[Change]) -> None:
     """A json_schema format has a schema (OpenAI's need not have one), without what Mistral fails to compile."""
     node = as_object(body.get("response_format"))
-    inner = as_object(node.get("json_schema")) if node else None
-    if node is None or inner is None:
+    if node is None:
         return
+    inner = as_object(node.get("json_schema"))
     mark = len(changes)
+    if inner is None:
+        if as_text(node.get("type")) not in ("json_schema", "json_object") or not as_object(node.get("schema")):
+            return
+        # flat, as in the Responses API, or json_object with a schema, as open servers take it
+        inner = {name: node.pop(name) for name in _SCHEMA_KEYS if name in node}
+        inner.setdefault("name", "response")
+        node["type"] = "json_schema"
+        changes.append(Change("rename", "response_format.schema", "Mistral nests the schema", "none", "json_schema"))
     if inner.get("schema", NULL) == NULL:
         inner["schema"] = {"type": "object"}
         changes.append(Change("insert", "response_format.json_schema.schema", "Mistral requires a schema", "none"))
@@ -81,6 +91,23 @@ def response_format(body: Node, changes: list[Change]) -> None:
     if len(changes) != mark:
         node["json_schema"] = inner
         body["response_format"] = node
+
+
+def reasoning(body: Node, changes: list[Change]) -> None:
+    """``reasoning.effort`` (the Responses API, OpenRouter) is chat's ``reasoning_effort``."""
+    given = as_object(body.get("reasoning"))
+    if given is None:
+        return
+    del body["reasoning"]
+    report_rest(given, ("effort",), "reasoning", changes)
+    if given.get("effort", NULL) == NULL or "reasoning_effort" in body:
+        changes.append(Change("drop", "reasoning.effort", "it says nothing, or reasoning_effort says it", "none"))
+    else:
+        body["reasoning_effort"] = given["effort"]
+        changes.append(Change("rename", "reasoning.effort", "chat's name", "none", "reasoning_effort"))
+
+
+_SCHEMA_KEYS = ("name", "description", "schema", "strict")
 
 
 def thinks(body: Node) -> bool:

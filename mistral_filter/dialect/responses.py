@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from mistral_filter.changes import Change
@@ -17,13 +18,13 @@ _RESULTS = ("function_call_output", "custom_tool_call_output")
 
 
 def responses_body(body: Node, changes: list[Change]) -> list[str] | None:
-    """Translates in place: instructions, input, text.format and reasoning.effort; the rest has chat's names already.
+    """Translates in place: instructions, input and text.format; the rest has chat's names already.
 
     Returns where each message comes from, None when there was nothing to translate. Raises Refused for
     ``previous_response_id`` and ``conversation``: what they refer to is not in the request.
     """
     given = body.get("input")
-    if "messages" in body or (as_text(given) is None and as_array(given) is None):
+    if body.get("messages", NULL) != NULL or (as_text(given) is None and as_array(given) is None):
         return None
     for name in _STATE:
         if body.get(name, NULL) != NULL:
@@ -33,7 +34,8 @@ def responses_body(body: Node, changes: list[Change]) -> list[str] | None:
                 param=name,
                 code="stateful_conversation",
             )
-    turns = _Turns(changes)
+    items = as_objects(given) or []
+    turns = _Turns(items, changes)
     if body.get("instructions", NULL) != NULL:
         turns.add({"role": "system", "content": body.pop("instructions")}, "instructions")
         changes.append(Change("rename", "instructions", "chat's form", "none", "messages"))
@@ -44,39 +46,64 @@ def responses_body(body: Node, changes: list[Change]) -> list[str] | None:
     del body["input"]
     if as_text(given) is not None:
         turns.add({"role": "user", "content": given}, "input")
-    for i, item in enumerate(as_objects(given) or []):
-        turns.item(item, f"input[{i}]")
+    for i, item in enumerate(items):
+        turns.item(item, i)
+    turns.end()
     body["messages"] = turns.messages
     changes.append(Change("rename", "input", "chat's form of a Responses request", "none", "messages"))
     _text(body, changes)
-    _reasoning(body, changes)
     return turns.origins
 
 
 class _Turns:
-    """Items in a row as messages: what an assistant said and called before the first result is one message."""
+    """Items in a row as messages: what an assistant said and called before the first result is one message.
 
-    def __init__(self, changes: list[Change]) -> None:
+    Nothing may stand between calls and their results in chat; in a Responses request a message may, and is put behind them.
+    """
+
+    def __init__(self, items: list[Any], changes: list[Change]) -> None:
         self.messages: list[Any] = []
         self.origins: list[str] = []
         self._changes = changes
+        self._results = Counter(_call_id(item) for item in items if isinstance(item, dict) and _kind(item) in _RESULTS)
+        """The results that are still to come."""
+        self._open: set[str | None] = set()
+        """The calls whose results are among them."""
+        self._calling: Node = {}
+        """The message that makes those calls."""
+        self._held: list[tuple[Any, str]] = []
 
     def add(self, message: Any, origin: str) -> None:
+        """A message that is no result."""
+        if self._open:
+            self._held.append((message, origin))
+        else:
+            self.end()
+            self._append(message, origin)
+
+    def end(self) -> None:
+        """Puts what was held where it can stand."""
+        held, self._held = self._held, []
+        for message, origin in held:
+            self._append(message, origin)
+            self._changes.append(Change("move", origin, "nothing may stand between calls and their results", "none", "messages"))
+
+    def _append(self, message: Any, origin: str) -> None:
         self.messages.append(message)
         self.origins.append(origin)
 
-    def item(self, item: Any, path: str) -> None:
-        if not isinstance(item, dict):
+    def item(self, item: Any, index: int) -> None:
+        """The next item, number *index* of the input."""
+        path = f"input[{index}]"
+        kind = _kind(item) if isinstance(item, dict) else None
+        if kind is None:
             self.add(item, path)
-            return
-        kind = as_text(item.get("type")) or "message"
-        if kind == "message":
+        elif kind == "message":
             self._message(item, path)
         elif kind in _CALLS:
             self._call(item, kind, path)
         elif kind in _RESULTS:
-            self.add({"role": "tool", "tool_call_id": item.get("call_id", NULL), "content": item.get("output", "")}, path)
-            report_rest(item, ("type", "call_id", "output"), path, self._changes)
+            self._result(item, path)
         elif kind == "reasoning":
             self._changes.append(Change("drop", path, "the model does not read earlier reasoning", "none"))
         else:
@@ -85,9 +112,14 @@ class _Turns:
     def _message(self, item: Node, path: str) -> None:
         report_rest(item, ("type", "role", "content"), path, self._changes)
         message = {key: item[key] for key in ("role", "content") if key in item}
-        calling = self._calling()
-        if calling is not None and as_text(item.get("role")) == "assistant" and "content" in item:
-            calling["content"] = _joined(calling["content"], item["content"])
+        last = self._assistants()
+        if last is not None and "tool_calls" in last and as_text(item.get("role")) == "assistant" and "content" in item:
+            if last["content"] == "":
+                last["content"] = item["content"]
+            else:
+                if not isinstance(last["content"], list):
+                    last["content"] = _parts(last["content"])
+                last["content"] += _parts(item["content"])
         else:
             self.add(message, path)
 
@@ -100,27 +132,43 @@ class _Turns:
             "function": {"name": item.get("name", NULL), "arguments": arguments if used == "arguments" else {"input": arguments}},
         }
         report_rest(item, ("type", "call_id", "name", used), path, self._changes)
-        calling = self._calling()
-        if calling is None:
-            self.add({"role": "assistant", "content": "", "tool_calls": [call]}, path)
-        else:
-            calling["tool_calls"].append(call)
+        caller = self._calling if self._open else self._assistants()
+        if caller is None:
+            caller = {"role": "assistant", "content": ""}
+            self.add(caller, path)
+        caller.setdefault("tool_calls", []).append(call)
+        self._calling = caller
+        if self._results[_call_id(item)] > 0:
+            self._open.add(_call_id(item))
 
-    def _calling(self) -> Node | None:
-        """The assistant message whose calls have no results yet."""
+    def _result(self, item: Node, path: str) -> None:
+        message = {"role": "tool", "tool_call_id": item.get("call_id", NULL), "content": item.get("output", "")}
+        self._append(message, path)
+        report_rest(item, ("type", "call_id", "output"), path, self._changes)
+        self._results[_call_id(item)] -= 1
+        self._open.discard(_call_id(item))
+
+    def _assistants(self) -> Node | None:
+        """The last message if it is an assistant's: what comes next of his belongs to it."""
         last = self.messages[-1] if self.messages else None
-        return last if isinstance(last, dict) and "tool_calls" in last else None
+        return last if isinstance(last, dict) and _role(last) == "assistant" else None
 
 
-def _joined(first: Any, second: Any) -> Any:
-    if first == "":
-        return second
-    return [*_parts(first), *_parts(second)]
+def _kind(item: Node) -> str:
+    return as_text(item.get("type")) or "message"
+
+
+def _call_id(item: Node) -> str | None:
+    return as_text(item.get("call_id"))
+
+
+def _role(message: Node) -> str | None:
+    return as_text(message.get("role"))
 
 
 def _parts(content: Any) -> list[Any]:
     parts = as_array(content)
-    return [{"type": "text", "text": content}] if parts is None else parts
+    return [{"type": "text", "text": content}] if parts is None else list(parts)
 
 
 def _text(body: Node, changes: list[Change]) -> None:
@@ -139,16 +187,3 @@ def _text(body: Node, changes: list[Change]) -> None:
         form = {"type": "json_schema", "json_schema": {key: value for key, value in form.items() if key != "type"}}
     body["response_format"] = form
     changes.append(Change("rename", "text.format", "chat's name", "none", "response_format"))
-
-
-def _reasoning(body: Node, changes: list[Change]) -> None:
-    reasoning = as_object(body.get("reasoning"))
-    if reasoning is None:
-        return
-    del body["reasoning"]
-    report_rest(reasoning, ("effort",), "reasoning", changes)
-    if reasoning.get("effort", NULL) == NULL or "reasoning_effort" in body:
-        changes.append(Change("drop", "reasoning.effort", "it says nothing, or reasoning_effort says it", "none"))
-    else:
-        body["reasoning_effort"] = reasoning["effort"]
-        changes.append(Change("rename", "reasoning.effort", "chat's name", "none", "reasoning_effort"))

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from mistral_filter.changes import Change
-from mistral_filter.dialect.values import report_rest
+from mistral_filter.dialect.values import DROP, report_repeated, report_rest
 from mistral_filter.fields import ENDPOINTS, Array, Tagged
 from mistral_filter.rawjson import NULL, Node, as_array, as_object, as_objects, as_text, with_sent_bytes
 
@@ -36,8 +36,10 @@ def legacy_functions(body: Node, changes: list[Change]) -> None:
     functions = as_array(body.get("functions"))
     if functions is not None:
         del body["functions"]
-        if "tools" in body:
-            changes.append(Change("drop", "functions", "tools says the same", "none"))
+        given = {_name(tool) for tool in as_objects(body.get("tools")) or []}
+        if given:
+            same = given >= {_name(as_object(function)) for function in functions}
+            changes.append(Change("drop", "functions", "tools is given too", "none" if same else "lost"))
         elif functions:
             body["tools"] = [{"type": "function", "function": function} for function in functions]
             changes.append(Change("rename", "functions", "OpenAI's older name", "none", "tools"))
@@ -47,19 +49,22 @@ def legacy_functions(body: Node, changes: list[Change]) -> None:
     if choice is None or (as_text(choice) is None and as_object(choice) is None):
         return
     del body["function_call"]
-    if "tool_choice" in body:
-        changes.append(Change("drop", "function_call", "tool_choice says the same", "none"))
+    if body.get("tool_choice", NULL) != NULL:
+        changes.append(Change("drop", "function_call", "tool_choice is given too", "none"))
     else:
         body["tool_choice"] = choice if as_text(choice) is not None else {"type": "function", "function": choice}
         changes.append(Change("rename", "function_call", "OpenAI's older name", "none", "tool_choice"))
 
 
 def tools(body: Node, changes: list[Change]) -> None:
-    """Every tool in Mistral's nested form; kinds that Mistral does not have are dropped, and said so."""
+    """Every tool in Mistral's nested form; kinds that Mistral does not have are dropped, and said so.
+
+    A tool that goes leaves DROP in its place, so that the others keep theirs.
+    """
     given = as_objects(body.get("tools"))
     if given is None:
         return
-    touched: set[int] = set()
+    touched = report_repeated(body["tools"], given, "tools", changes)
     for i, tool in enumerate(given):
         mark = len(changes)
         if isinstance(tool, dict):
@@ -67,23 +72,23 @@ def tools(body: Node, changes: list[Change]) -> None:
         if len(changes) != mark:
             touched.add(i)
     if touched:
-        body["tools"] = [tool for tool in with_sent_bytes(given, body["tools"], touched) if tool is not None]
+        body["tools"] = with_sent_bytes(given, body["tools"], touched)
     if not given:
         changes.append(Change("drop", "tools", "an empty list", "none"))
-    if not as_array(body["tools"]):
+    if all(tool is DROP for tool in given):
         del body["tools"]
         if body.pop("tool_choice", None) is not None:
             changes.append(Change("drop", "tool_choice", "there is no tool to choose", "none"))
 
 
-def _tool(tool: Node, path: str, changes: list[Change]) -> Node | None:
+def _tool(tool: Node, path: str, changes: list[Change]) -> Any:
     kind = as_text(tool.get("type"))
     function = as_object(tool.get("function"))
     if kind not in ("function", None):
         if kind in _KNOWN:
             return tool
         changes.append(Change("drop", path, "Mistral has no tools of this type", "lost"))
-        return None
+        return DROP
     if function is None:
         if "name" not in tool:
             return tool
@@ -94,6 +99,10 @@ def _tool(tool: Node, path: str, changes: list[Change]) -> Node | None:
         tool["type"] = "function"
         changes.append(Change("insert", f"{path}.type", "Mistral requires it", "none"))
     mark = len(changes)
+    schema = tool if "input_schema" in tool else function
+    if function.get("parameters", NULL) == NULL and as_object(schema.get("input_schema")) is not None:
+        function["parameters"] = schema.pop("input_schema")
+        changes.append(Change("rename", f"{path}.input_schema", "Anthropic's name", "none", "function.parameters"))
     if function.get("parameters", NULL) == NULL:
         function["parameters"] = {"type": "object", "properties": {}}
         changes.append(Change("insert", f"{path}.function.parameters", "Mistral requires a schema", "none"))
@@ -111,7 +120,7 @@ def tool_choice(body: Node, changes: list[Change]) -> None:
     kind = as_text(choice.get("type"))
     if kind == "allowed_tools":
         _allowed_tools(body, as_object(choice.get("allowed_tools")) or choice, changes)
-    elif kind in ("function", None) and "function" not in choice and "name" in choice:
+    elif kind in ("function", "tool", None) and "function" not in choice and "name" in choice:
         body["tool_choice"] = {"type": "function", "function": {"name": choice["name"]}}
         report_rest(choice, ("type", "name"), "tool_choice", changes)
         reason = "Mistral nests a function's name"
@@ -127,18 +136,19 @@ def tool_choice(body: Node, changes: list[Change]) -> None:
 
 def _allowed_tools(body: Node, allowed: Node, changes: list[Change]) -> None:
     report_rest(allowed, ("type", "mode", "tools"), "tool_choice", changes)
+    names = {_name(tool) for tool in as_objects(allowed.get("tools")) or []} - {None}
+    sent = as_array(body.get("tools")) or []
+    allows = [_name(tool) in names for tool in as_objects(sent) or []]
+    if not any(allows):
+        body["tool_choice"] = "none"
+        changes.append(Change("set", "tool_choice", "none of the tools is an allowed one", "lost"))
+        return
     body["tool_choice"] = "required" if as_text(allowed.get("mode")) == "required" else "auto"
     changes.append(Change("set", "tool_choice", "Mistral has no allowed_tools: the tools are narrowed instead", "none"))
-    names = {_name(tool) for tool in as_objects(allowed.get("tools")) or []}
-    given = as_objects(body.get("tools")) or []
-    kept: list[Any] = []
-    for i, tool in enumerate(as_array(body.get("tools")) or []):
-        if _name(given[i]) in names:
-            kept.append(tool)
-        else:
+    for i, tool in enumerate(sent):
+        if not allows[i] and tool is not DROP:
             changes.append(Change("drop", f"tools[{i}]", "not among the allowed tools", "none"))
-    if kept:
-        body["tools"] = kept
+    body["tools"] = [tool if allows[i] else DROP for i, tool in enumerate(sent)]
 
 
 def _name(tool: Any) -> str | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
+import msgspec
 from msgspec import Raw
 
 from mistral_filter.changes import Change, Loss
 from mistral_filter.fields import NEUTRAL, WITHOUT_EFFECT, Value
-from mistral_filter.rawjson import NULL, Node, as_number, as_text
+from mistral_filter.rawjson import NULL, Node, as_number, as_text, repeated_keys_in_items
 
-__all__ = ["DROP", "Repair", "repair_value", "report_drop", "report_rest"]
+__all__ = ["DROP", "REPEATED", "Repair", "repair_value", "report_drop", "report_repeated", "report_rest"]
 
 DROP = object()
 """In place of a value: leave the field out."""
@@ -37,11 +38,33 @@ def report_drop(name: str, value: object, path: str, changes: list[Change]) -> N
         reason = "Mistral does not know the field, and null says nothing"
     elif name in WITHOUT_EFFECT:
         reason = f"Mistral does not know the field: {WITHOUT_EFFECT[name]}"
-    elif isinstance(value, Raw) and bytes(value) in (b"[]", b"{}", b'""', *NEUTRAL.get(name, ())):
+    elif isinstance(value, Raw) and len(value) <= _SHORT and _compact(value) in (b"[]", b"{}", b'""', *NEUTRAL.get(name, ())):
         reason = "Mistral does not know the field, and this value changes nothing"
     else:
         reason, loss = "Mistral does not know the field, or the list leaves it out", "lost"
     changes.append(Change("drop", path, reason, loss))
+
+
+REPEATED = "the key is repeated: the last one counts"
+
+
+def report_repeated(sent: object, items: list[Any], path: str, changes: list[Change]) -> set[int]:
+    """Notes the keys that stand more than once in an object of the list *sent*, of which *items* are the visited ones.
+
+    Returns the indexes of those objects: they have to be written anew.
+    """
+    repeated = repeated_keys_in_items(sent, items)
+    for index, name in repeated:
+        changes.append(Change("drop", f"{path}[{index}].{name}", REPEATED, "none"))
+    return {index for index, _ in repeated}
+
+
+_SHORT = 64
+"""Bytes. A longer value is none that changes nothing, whatever white space is in it."""
+
+
+def _compact(value: Raw) -> bytes:
+    return msgspec.json.format(bytes(value), indent=-1)
 
 
 def report_rest(node: Node, used: Collection[str], path: str, changes: list[Change]) -> None:
