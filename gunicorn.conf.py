@@ -3,15 +3,17 @@
 import json
 import os
 import re
+import sys
 import tempfile
+import traceback
 from contextlib import suppress
 from pathlib import Path
 
 from gunicorn import glogging, util
 from gunicorn.http.errors import InvalidHeader, InvalidRequestLine
 
-bind = f"0.0.0.0:{os.environ.get('PORT', '8000')}"
-workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
+bind = f"0.0.0.0:{os.environ.get('PORT') or '8000'}"
+workers = int(os.environ.get("WEB_CONCURRENCY") or "2")
 
 # Thousands of waiting streams cost a worker little, and a slow one holds up nobody.
 worker_class = "gevent"
@@ -37,6 +39,7 @@ access_log_format = '%(h)s "%(m)s %(U)s %(H)s" %(s)s %(B)s %(D)s'
 
 
 HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Za-z:.%]+\])?(?::\d{0,5})?")
+MOUNT = os.environ.get("SCRIPT_NAME", "")  # gunicorn's own variable; a path outside of it would be a 500
 TARGET = re.compile(r"(?:/|\*$|https?://)[^#]*$", re.IGNORECASE)
 
 
@@ -45,7 +48,7 @@ def pre_request(worker, req):
     hosts = [value for name, value in req.headers if name == "HOST"]
     if (not hosts and req.version >= (1, 1)) or not all(HOST.fullmatch(host) for host in hosts):
         raise InvalidHeader("HOST", req=req)
-    if not TARGET.match(req.uri):
+    if not TARGET.match(req.uri) or not req.path.startswith(MOUNT):
         raise InvalidRequestLine("target")
 
 
@@ -57,14 +60,19 @@ class Logger(glogging.Logger):
         super().warning("Invalid request" if msg.startswith("Invalid request") else msg, *args, **kwargs)
 
     def exception(self, msg, *args, **kwargs):
-        """A defect of ours, or of gunicorn's."""
-        if msg.startswith("Error handling request"):
-            super().exception("Error handling request", **kwargs)
-        else:
-            super().exception(msg, *args, **kwargs)
+        """A defect of ours, or of gunicorn's: what it was and where, without its text."""
+        error = sys.exc_info()[1]
+        trace = traceback.extract_tb(error.__traceback__)[-1:] if error is not None else []
+        place = "".join(f" in {step.name}:{step.lineno}" for step in trace)
+        what = "Error handling request" if msg.startswith("Error handling request") else msg
+        super().error(f"{what} ({type(error).__name__}{place})", *(() if what is not msg else args))
 
 
 logger_class = Logger
+
+
+# Which origin asks is not known of a request that was not understood.
+ANY_ORIGIN = "Access-Control-Allow-Origin: *\r\n" * (os.environ.get("MISTRAL_FILTER_CORS_ORIGINS", "").strip() in ("", "*"))
 
 
 def _write_error(sock, status, reason, _quoted):
@@ -73,7 +81,7 @@ def _write_error(sock, status, reason, _quoted):
     error = {"message": f"{reason}.", "type": kind, "param": None, "code": reason.lower().replace(" ", "_")}
     body = json.dumps({"error": error})
     head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
-    head += f"Content-Length: {len(body)}\r\nAccess-Control-Allow-Origin: *\r\n\r\n"
+    head += f"Content-Length: {len(body)}\r\n{ANY_ORIGIN}\r\n"
     util.write_nonblock(sock, (head + body).encode("latin-1"))
 
 

@@ -7,8 +7,8 @@
     application = MistralFilter(application)
 
 Every other request passes untouched. The wrapped application finds the changes as ``environ["mistral_filter.changes"]``
-(a tuple of Change) and the endpoint's name as ``environ["mistral_filter.endpoint"]``; the client finds the changes in the
-response header ``Mistral-Filter-Changes``.
+(a tuple of Change), the endpoint's name as ``environ["mistral_filter.endpoint"]`` and whether nothing may be lost as
+``environ["mistral_filter.strict"]``; the client finds the changes in the response header ``Mistral-Filter-Changes``.
 """
 
 from __future__ import annotations
@@ -111,13 +111,14 @@ class MistralFilter:
             return self.refuse(MistralFilterError("The request could not be filtered."), environ, start_response)
         replace_body(environ, body)
         environ["mistral_filter.endpoint"] = endpoint
+        environ["mistral_filter.strict"] = strict
         # another filter may stand in front
         environ["mistral_filter.changes"] = (*environ.get("mistral_filter.changes", ()), *changes)
 
         def start_with_changes(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
             # read again here: what the application changed in its turn is reported with the rest
             made = environ.get("mistral_filter.changes")
-            if made and not any(name == HEADER for name, _ in headers):
+            if made and not any(name.lower() == HEADER.lower() for name, _ in headers):
                 header = as_header(made)
                 headers = [*headers, (HEADER, header)]
                 _log.debug("%s: %s", endpoint, header)
@@ -197,8 +198,11 @@ def _drain(environ: WSGIEnvironment) -> None:
         end = time.monotonic() + _DRAIN_SECONDS
         if socket is not None:
             socket.settimeout(_DRAIN_SILENCE_SECONDS)
-        while left > 0 and time.monotonic() < end and (piece := environ["wsgi.input"].read(min(left, 65536))):
-            left -= len(piece)
+        watch = Watch(socket)
+        watch.receiving_until = end  # a body that drips does not fill a piece in time
+        with watching(watch):
+            while left > 0 and time.monotonic() < end and (piece := environ["wsgi.input"].read(min(left, 65536))):
+                left -= len(piece)
     except Exception:  # noqa: S110  whatever ends the reading ends the draining
         pass
     finally:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from mistral_filter.changes import Change
+from mistral_filter.fields import ENDPOINTS, Array, Node, Object, Tagged
 from mistral_filter.rawjson import Surrogates, as_array, as_object, as_text, encode, parse_with_surrogates
 
 __all__ = ["Learned", "forbidden", "without"]
@@ -26,8 +27,15 @@ _REASON = "Mistral refused the field (422 extra_forbidden)"
 _SIMPLE_KEY = re.compile(r"[\w-]+")
 _SIMPLE_PATH = re.compile(r"[\w-]+(\[\d+\]|\.[\w-]+)*")
 
-_STRING_BRANCH = "str"
-"""The label of a union's string branch (recorded 2025: ``…, "content", "str"``)."""
+_OTHER_BRANCH = ("string_type", "literal_error", "enum")
+"""What the validator says of a union's branch for plain strings when an object or a list was sent (recorded 2025:
+``…, "content", "str"``; for ``tool_choice`` the branch is a list of words)."""
+
+_BRANCH = re.compile(r"str|enum|[A-Z]\w*|\w+\[.*\]")
+"""How a branch of a union is called; a field's name does not look like that."""
+
+_LONGEST_LOC = 64
+"""Parts. A real one has a dozen."""
 
 Loc = list[Any]
 
@@ -36,7 +44,7 @@ def forbidden(answer: bytes) -> list[Loc]:
     """The places that a 422's body names, when extra fields are all that is wrong; else none.
 
     Both shapes are read (recorded 2025 and 2026): ``{"detail": […]}`` and ``{"message": {"detail": […]}, …}``. Where a value
-    may be a string or a list, the validator also reports that it is no string: that says nothing new.
+    may be a string or something else, the validator also reports that it is no string: that says nothing new.
     """
     try:
         root = msgspec.json.decode(answer)
@@ -52,22 +60,32 @@ def forbidden(answer: bytes) -> list[Loc]:
     others: list[Loc] = []
     for item in detail:
         loc = item.get("loc") if isinstance(item, dict) else None
-        if not isinstance(loc, list) or len(loc) < 2 or not all(isinstance(part, (str, int)) for part in loc):
+        if not isinstance(loc, list) or not 2 <= len(loc) <= _LONGEST_LOC:
             return []
-        (locs if item.get("type") == "extra_forbidden" else others).append(loc)
+        if not all(isinstance(part, (str, int)) for part in loc):
+            return []
+        if item.get("type") == "extra_forbidden":
+            locs.append(loc)
+        elif item.get("type") in _OTHER_BRANCH and _BRANCH.fullmatch(str(loc[-1])):
+            others.append(loc)
+        else:
+            return []
     for loc in others:
         union = loc[:-1]
-        if loc[-1] != _STRING_BRANCH or not any(extra[: len(union)] == union and len(extra) > len(union) + 1 for extra in locs):
+        if not any(extra[: len(union)] == union and len(extra) > len(loc) and extra[len(union)] != loc[-1] for extra in locs):
             return []
     return locs
 
 
-def without(body: bytes, locs: Iterable[Loc]) -> tuple[bytes, list[Change]]:
-    """*body* without exactly the fields that *locs* name, and the changes; no change at all if one of them may not go."""
+def without(body: bytes, locs: Iterable[Loc], endpoint: str = "chat") -> tuple[bytes, list[Change]]:
+    """*body*, of a request to *endpoint*, without exactly the fields that *locs* name, and the changes.
+
+    No change at all if one of them may not go: what the API requires stays, whatever a refusal says.
+    """
     root, hidden = parse_with_surrogates(body)
     found: dict[str, tuple[Any, str]] = {}
     for loc in locs:
-        field = _find(root, loc[1:] if loc[:1] == ["body"] else loc, "")
+        field = _find(root, loc[1:] if loc[:1] == ["body"] else loc, "", ENDPOINTS[endpoint])
         if field is None or _KEPT.fullmatch(field[0]):
             return body, []
         found[field[0]] = field[1:]
@@ -81,32 +99,40 @@ def _encoded(root: Any, hidden: Surrogates | None) -> bytes:
     return encode(root) if hidden is None else hidden.restore(encode(root))
 
 
-def _find(node: Any, loc: Loc, path: str) -> tuple[str, Any, str] | None:
+def _find(node: Any, loc: Loc, path: str, known: Node | None) -> tuple[str, Any, str] | None:
     """The field at *loc* below the visited *node*: its path, the object that holds it, and its key there.
 
-    A string in *loc* may be a label or a key. A label that the node itself bears (its role, its type) comes first; otherwise
-    a key does, and what is no key is a label.
+    *known* is what the tables say of the node. A string in *loc* may be a label or a key. Where objects are told apart by a tag,
+    or may be, the tag comes first; otherwise a key does, and what is no key is a label.
     """
     part, rest = loc[0], loc[1:]
     if isinstance(part, int):
         if not isinstance(node, list) or not 0 <= part < len(node) or not rest:
             return None
         node[part] = _visited(node[part])
-        return _find(node[part], rest, f"{path}[{part}]")
+        items = known.items if isinstance(known, Array) else known
+        return _find(node[part], rest, f"{path}[{part}]", items)
     if not isinstance(node, dict):
-        return _find(node, rest, path) if rest else None
-    if rest and part in (as_text(node.get("role")), as_text(node.get("type"))):
-        found = _find(node, rest, path)
-        if found is not None:
+        return _find(node, rest, path, known) if rest else None
+    if not isinstance(known, Object):
+        by = (known.by,) if isinstance(known, Tagged) else ("role", "type")
+        tags = [as_text(node.get(name)) for name in by]
+        known = known.variants.get(tags[0] or "") if isinstance(known, Tagged) else None
+        if rest and part in tags and (found := _find(node, rest, path, known or _UNKNOWN)) is not None:
             return found
     if part not in node:
-        return _find(node, rest, path) if rest else None
+        return _find(node, rest, path, known) if rest else None
     key = part if _SIMPLE_KEY.fullmatch(part) else f"[{part!r}]"
     here = f"{path}.{key}" if path else key
+    table = known if isinstance(known, Object) else None
     if not rest:
-        return here, node, part
+        return None if table is not None and part in table.required else (here, node, part)
     node[part] = _visited(node[part])
-    return _find(node[part], rest, here)
+    return _find(node[part], rest, here, table and table.fields.get(part))
+
+
+_UNKNOWN = Object({})
+"""An object of which the tables say nothing, and whose label has been read."""
 
 
 def _visited(value: Any) -> Any:

@@ -11,18 +11,24 @@ watched, and the read timeouts are what remains.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import socket
+import struct
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["Watch", "watching"]
+__all__ = ["Watch", "reset_when_closed", "watching"]
+
+_log = logging.getLogger("mistral_filter")
 
 _INTERVAL_SECONDS = 0.25
+_LAST_WORDS_SECONDS = 1.0
+"""For the client to take what it is being sent when everything else about the request is over."""
 _RDHUP = getattr(select, "POLLRDHUP", 0)
 
 
@@ -58,19 +64,24 @@ class Watch:
 
     def look(self, now: float, hung_up: bool) -> None:
         """The watcher's glance: *hung_up* says that the client closed its side of the connection."""
-        if self.reason is not None:
-            return
-        if self.receiving_until is not None:
-            if now > self.receiving_until:
-                self.reason = "body_timeout"
-                _shut(self.client, socket.SHUT_RD)  # the answer can still be written
-        elif self.sending_until is not None and now > self.sending_until:
-            self.reason = "client_slow"
+        late = self.total_until is not None and now > self.total_until
+        if self.reason is None:
+            if late:
+                self._end("total_timeout")
+            elif self.receiving_until is not None:
+                if now > self.receiving_until:
+                    self._end("body_timeout")
+            elif hung_up:
+                self._end("client_gone")
+            if self.reason is not None:
+                if self.receiving_until is not None:
+                    _shut(self.client, socket.SHUT_RD)  # the answer can still be written
+                if (until := self.sending_until) is not None:
+                    self.sending_until = min(until, now + _LAST_WORDS_SECONDS)
+        if self.sending_until is not None and now > self.sending_until:
+            if self.reason is None:
+                self._end("client_slow")
             _shut(self.client, socket.SHUT_RDWR)
-        elif hung_up:
-            self._end("client_gone")
-        elif self.total_until is not None and now > self.total_until:
-            self._end("total_timeout")
 
     def _end(self, reason: str) -> None:
         with self._lock:
@@ -87,6 +98,13 @@ def _shut(sock: Any, how: int) -> None:
             inner.shutdown(how)
         else:
             socket.socket.shutdown(sock, how)
+
+
+def reset_when_closed(client: Any) -> None:
+    """The *client*'s connection will end with a reset: where no framing tells a cut answer from a whole one, that does."""
+    if client is not None:
+        with contextlib.suppress(OSError):
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 class _Watcher:
@@ -117,10 +135,13 @@ class _Watcher:
                 if self._watches:  # one came in between
                     self._busy.set()
                 continue
-            gone = _hung_up(watches)
-            now = time.monotonic()
-            for watch in watches:
-                watch.look(now, id(watch) in gone)
+            try:
+                gone = _hung_up(watches)
+                now = time.monotonic()
+                for watch in watches:
+                    watch.look(now, id(watch) in gone)
+            except Exception as error:  # whatever is wrong with one socket: the others are still watched
+                _log.error("watching failed: %s", type(error).__name__)
 
 
 def _hung_up(watches: list[Watch]) -> set[int]:

@@ -17,7 +17,7 @@ from mistral_filter.changes import Change, as_header
 from mistral_filter.errors import BadRequest, Overloaded, Unauthorized
 from mistral_filter.paths import Target
 from mistral_filter.proxy.answers import Plan, plan
-from mistral_filter.proxy.response import WHOLE, Limits, decoded, respond
+from mistral_filter.proxy.response import Limits, decoded, respond, whole_error
 from mistral_filter.proxy.upstream import Reply, RequestBody, Upstream, raise_reason
 from mistral_filter.refusals import Learned, forbidden, without
 from mistral_filter.watch import Watch, start, stop
@@ -80,13 +80,15 @@ class Exchange:
         self._under_way.add(id(watch))
         try:
             send = partial(upstream.send, environ["REQUEST_METHOD"], target.path, environ.get("QUERY_STRING", ""))
-            reply, needs, body = self._send(partial(send, watch=watch, caller=caller), target, environ, headers, watch)
+            send = partial(send, watch=watch, caller=caller)
+            reply, needs, body = self._send(send, target, environ, headers, watch, secret=upstream.key is not None)
             response = respond(reply, needs, body, target, upstream.key, environ, limits)
         except BaseException as error:
             self._end(watch)
             environ["mistral_filter.outcome"] = getattr(error, "code", None) or "error"
             raise
-        response.call_on_close(partial(self._end, watch))
+        end = environ["mistral_filter.end"] = partial(self._end, watch)  # RequestLog calls it where nobody closes the response
+        response.call_on_close(end)
         return response
 
     def _end(self, watch: Watch) -> None:
@@ -102,32 +104,41 @@ class Exchange:
         environ: WSGIEnvironment,
         headers: list[tuple[str, str]],
         watch: Watch,
+        *,
+        secret: bool,
     ) -> tuple[Reply, Plan, bytes | None]:
-        """The answer's head, what it could need, and its body if that has been read."""
+        """The answer's head, what it could need, and its body if that has been read.
+
+        *secret*: a key of ours goes up, so every answer has to be one that can be looked into.
+        """
         if target.endpoint is None:
             body, length = _upload(environ, watch, self._limits.body)
             return send(headers=headers, body=body, length=length), Plan(), None
         content = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        if self._learned is not None:
-            content, changes = self._learned.apply(target.endpoint, content)
+        learned = None if environ.get("mistral_filter.strict") else self._learned  # strict: nothing may be lost here either
+        place = target.prefix + target.endpoint
+        if learned is not None:
+            content, changes = learned.apply(place, content)
             _report(environ, changes)
         agent = environ.get("HTTP_X_MISTRAL_USER_AGENT") or environ.get("HTTP_USER_AGENT", "")  # pages may not set the latter
         needs = plan(target.endpoint, content, agent, self._reasoning)
-        readable = not (needs.rewrites_answer or needs.rewrites_stream) and "gzip" in environ.get("HTTP_ACCEPT_ENCODING", "")
-        headers.append(("Accept-Encoding", "gzip" if readable else "identity"))
+        looked_into = needs.rewrites_answer or needs.rewrites_stream or secret
+        zipped = not looked_into and _accepts_gzip(environ.get("HTTP_ACCEPT_ENCODING", ""))
+        headers.append(("Accept-Encoding", "gzip" if zipped else "identity"))
         reply = send(headers=headers, body=content)
-        if reply.status != 422 or self._learned is None:
+        if reply.status != 422 or learned is None:
             return reply, needs, None
         reply.retire()  # who refuses may hang up: the second try must not meet that
-        refusal, rest = reply.whole(WHOLE)
-        smaller, changes = without(content, forbidden(decoded(refusal, reply)) if rest is None else ())
+        refusal = whole_error(reply)
+        smaller, changes = without(content, forbidden(decoded(refusal, reply)), target.endpoint)
         if not changes:
-            reply.close()
             return reply, needs, refusal
-        self._learned.learn(target.endpoint, changes)
         _report(environ, changes)
         _log.warning("%s: refused, sent again: %s", target.endpoint, as_header(changes))
-        return send(headers=headers, body=smaller), needs, None
+        reply = send(headers=headers, body=smaller)
+        if reply.status != 422:
+            learned.learn(place, changes)
+        return reply, needs, None
 
     def _authorization(self, shown: str | None, key: str | None) -> Iterator[tuple[str, str]]:
         """What to authorize with upstream: what the caller has *shown*, or our *key* for a caller who has a token."""
@@ -167,8 +178,17 @@ def _passed_on(environ: WSGIEnvironment, target: Target, key: str | None) -> Ite
     if target.endpoint is None:
         accepted = environ.get("HTTP_ACCEPT_ENCODING", "")
         if key is not None:
-            accepted = "gzip" if "gzip" in accepted else ""  # what can be looked into, so that the key is not in it
+            accepted = ""  # what comes has to be looked into, so that the key is not in it
         yield "Accept-Encoding", accepted if accepted and _FIELD_VALUE.fullmatch(accepted) else "identity"
+
+
+def _accepts_gzip(accepted: str) -> bool:
+    """What an Accept-Encoding header says of gzip."""
+    for item in accepted.lower().split(","):
+        name, _, quality = item.partition(";")
+        if name.strip() == "gzip":
+            return not re.fullmatch(r"\s*q\s*=\s*0(\.0*)?\s*", quality)
+    return False
 
 
 def _report(environ: WSGIEnvironment, changes: list[Change]) -> None:

@@ -96,6 +96,8 @@ class RequestLog:
         return answer
 
     def _report(self, answer: _Answer) -> None:
+        if end := answer.environ.get("mistral_filter.end"):  # whatever went wrong with the answer: its call is over
+            end()
         try:
             path, endpoint = _place(answer.path, self._prefixes)
             level = logging.DEBUG if path in ("/health", "/healthz") else logging.INFO
@@ -166,7 +168,10 @@ class _Answer:
         status = 499 if ended == "client_gone" else int(self.status[:3])
         ended = ended if _CODE.fullmatch(ended) else "error"
         changes = environ.get("mistral_filter.changes", ())
-        return Record(method, path, endpoint, status, self.sent, seconds, ended, _request_id(self.headers), changes)
+        request_id = _request_id(self.headers)
+        if request_id in environ.get("HTTP_AUTHORIZATION", ""):
+            request_id = "-"  # whoever answers with the caller's key: it is not written down
+        return Record(method, path, endpoint, status, self.sent, seconds, ended, request_id, changes)
 
 
 def _place(path: str, prefixes: tuple[str, ...]) -> tuple[str, str]:

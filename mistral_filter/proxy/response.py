@@ -11,16 +11,18 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from flask import Response
+from werkzeug.datastructures import Headers
 
 from mistral_filter.errors import ClientGone, NotFound, UpstreamError
 from mistral_filter.paths import Target
 from mistral_filter.proxy.answers import Plan, error_answer
-from mistral_filter.proxy.upstream import Reply, broken_pipe
+from mistral_filter.proxy.upstream import Reply, broken_pipe, protocol, raise_reason
+from mistral_filter.watch import reset_when_closed
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-__all__ = ["WHOLE", "Limits", "decoded", "respond"]
+__all__ = ["Limits", "decoded", "respond", "whole_error"]
 
 NOT_OFFERED = {
     "/v1/responses": "This upstream does not offer /v1/responses. Let the client use chat completions: .chat(model) in the "
@@ -84,9 +86,12 @@ def respond(
     content_type = _header(reply, "content-type")
     kind = content_type.partition(";")[0].strip().lower()
     plain = _header(reply, "content-encoding").lower() in ("", "identity")
+    if key is not None and not plain:
+        reply.close()
+        raise protocol()  # nobody asked for it, and it cannot be looked into
     if kind == "text/event-stream":
-        pieces = reply.chunks(heartbeat=limits.heartbeat if plain else None)
-        stream = _stream(reply, needs.events(pieces) if plain else pieces, environ, limits.send, events=plain)
+        pieces = _keyless(reply.chunks(heartbeat=limits.heartbeat if plain else None), key)
+        stream = _stream(reply, needs.events(pieces) if plain else pieces, environ, limits.send, live=True, events=plain)
         live = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
         if plain:
             live["Content-Length"] = ""  # an event of ours may come in between
@@ -94,10 +99,14 @@ def respond(
     rewrites = plain and needs.rewrites_answer
     limit = _WHOLE_TO_REWRITE if rewrites else WHOLE
     if kind != "application/json" or (reply.length or 0) > limit:
-        return _response(reply, _stream(reply, reply.chunks(), environ, limits.send))
+        pieces = _keyless(reply.chunks(), key)
+        first = next(pieces, b"")  # a failure before it can still be a status
+        return _response(reply, _stream(reply, chain([first], pieces), environ, limits.send))
     content, rest = reply.whole(limit)
     if rest is not None:
-        return _response(reply, _stream(reply, chain(_slices(content), rest), environ, limits.send))
+        return _response(reply, _stream(reply, _keyless(chain(_slices(content), rest), key), environ, limits.send))
+    if key is not None and _quotes(content, key):
+        raise _own_key_refused()
     if rewrites:
         content = needs.whole(reply.status, content_type, content)
     if len(content) > PIECE:
@@ -108,19 +117,27 @@ def respond(
 
 
 def _stream(
-    reply: Reply, pieces: Iterator[bytes], environ: WSGIEnvironment, patience: float | None, *, events: bool = False
+    reply: Reply,
+    pieces: Iterator[bytes],
+    environ: WSGIEnvironment,
+    patience: float | None,
+    *,
+    live: bool = False,
+    events: bool = False,
 ) -> Iterator[bytes]:
-    """The body piece by piece; the client has its time for each.
+    """The body piece by piece; the client has its time for each. *live*: the head does not wait for the first piece.
 
-    A break is never a clean end: where an event could begin it is an error event first, then the framing is left
-    unterminated. An empty piece is a heartbeat, which also goes out only where an event could begin.
+    *events*: the pieces are those of an event stream that can be read. A break is never a clean end: where an event could begin
+    it is an error event first, then the framing is left unterminated. An empty piece is a heartbeat, which also goes out only
+    where an event could begin.
     """
     watch = reply.watch
     tail = b"\n\n"
     try:
-        if events:
-            yield b""  # the head goes out now, not with the first event: a model may think for longer than a router waits
+        if live:
+            yield b""  # a model may think for longer than a router waits
         for piece in pieces:
+            raise_reason(watch)  # what is here already can take a slow client longer than there is time
             if not piece and not (events and tail.endswith(_EVENT_ENDS)):
                 continue
             if patience is not None:
@@ -131,7 +148,11 @@ def _stream(
     except (UpstreamError, ClientGone) as error:
         environ["mistral_filter.outcome"] = error.code
         if events and isinstance(error, UpstreamError) and tail.endswith(_EVENT_ENDS):
+            if patience is not None:
+                watch.sending_until = time.monotonic() + patience
             yield b"data: " + error.body() + b"\n\n"
+        if environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
+            reset_when_closed(watch.client)
         raise broken_pipe() from None
     finally:
         reply.close()
@@ -140,18 +161,54 @@ def _stream(
 def _error_response(reply: Reply, body: bytes | None, key: str | None) -> Response:
     """An upstream's refusal or failure, with the object that OpenAI's clients read beside what it said."""
     if body is None:
-        body, rest = reply.whole(WHOLE)
-        if rest is not None:
-            reply.close()
-            raise UpstreamError(502, "upstream_error_too_large", f"The upstream answered {reply.status} with a very long page.")
+        body = whole_error(reply)
     content = decoded(body, reply)
     unread = content is body and _header(reply, "content-encoding").lower() not in ("", "identity")
-    if key is not None and (reply.status == 401 or unread or key.encode() in _ESCAPE.sub(_unescaped, content)):
-        raise UpstreamError(502, "upstream_unauthorized", "The upstream does not accept this server's own key.")
+    if key is not None and (reply.status == 401 or unread or _quotes(content, key)):
+        raise _own_key_refused()
     if unread:
         return _response(reply, body, {"Content-Length": str(len(body))})  # cannot be read here
     kind, content = error_answer(reply.status, _header(reply, "content-type"), content)
     return _response(reply, content, {"Content-Type": kind, "Content-Length": str(len(content)), "Content-Encoding": ""})
+
+
+def whole_error(reply: Reply) -> bytes:
+    """The body of an upstream's refusal or failure; raises UpstreamError for one that is too long to be read to the end."""
+    body, rest = reply.whole(WHOLE)
+    if rest is not None:
+        reply.close()
+        raise UpstreamError(502, "upstream_error_too_large", f"The upstream answered {reply.status} with a very long page.")
+    return body
+
+
+def _own_key_refused() -> UpstreamError:
+    return UpstreamError(502, "upstream_unauthorized", "The upstream does not accept this server's own key.")
+
+
+def _keyless(pieces: Iterator[bytes], key: str | None) -> Iterator[bytes]:
+    """*pieces* as long as *key* is not in them, wherever it is cut; raises UpstreamError before its last byte goes out."""
+    return pieces if key is None else _searched(pieces, key.encode())
+
+
+def _searched(pieces: Iterator[bytes], key: bytes) -> Iterator[bytes]:
+    held = b""
+    for piece in pieces:
+        if not piece:  # a heartbeat
+            yield piece
+            continue
+        held += piece
+        if key in held:
+            raise _own_key_refused()
+        begun = next((n for n in range(min(len(key) - 1, len(held)), 0, -1) if held.endswith(key[:n])), 0)
+        if begun < len(held):
+            yield held[: len(held) - begun]
+        held = held[len(held) - begun :]
+    if held:
+        yield held
+
+
+def _quotes(content: bytes, key: str) -> bool:
+    return key.encode() in _ESCAPE.sub(_unescaped, content)
 
 
 _ESCAPE = re.compile(rb"\\(?:u00([0-9a-fA-F]{2})|(/))")
@@ -180,11 +237,19 @@ def _response(reply: Reply, body: bytes | Iterator[bytes], instead: dict[str, st
     names = {name.lower(): value for name, value in headers}
     if REQUEST_ID in names and "x-request-id" not in names:
         headers.append(("X-Request-Id", names[REQUEST_ID]))
-    response = Response(body)
+    response = _AsItCame(body)
     response.status = f"{reply.status} {reply.reason}"
     response.headers.clear()
     response.headers.extend([*headers, *((name, value) for name, value in instead.items() if value)])
     return response
+
+
+class _AsItCame(Response):
+    """Its headers are sent as they are: werkzeug would parse a Location, which may be none, and make up a length for HEAD."""
+
+    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
+        """The headers."""
+        return self.headers
 
 
 def _slices(content: bytes) -> Iterator[bytes]:
@@ -196,9 +261,14 @@ def decoded(body: bytes, reply: Reply) -> bytes:
     """*body* without its gzip, at most WHOLE bytes; the very same where there is none or it cannot be read."""
     if _header(reply, "content-encoding").lower() != "gzip":
         return body
-    unzip = zlib.decompressobj(wbits=31)
-    try:
-        content = unzip.decompress(body, WHOLE)
-    except zlib.error:
-        return body
-    return content if unzip.eof else body
+    content, rest = b"", body
+    while rest:  # there may be several members
+        unzip = zlib.decompressobj(wbits=31)
+        try:
+            content += unzip.decompress(rest, max(WHOLE - len(content), 1))
+        except zlib.error:
+            return body
+        if not unzip.eof:
+            return body
+        rest = unzip.unused_data
+    return content

@@ -166,8 +166,8 @@ def _count_or_off(text: str) -> int | None:
 
 
 def _secret(text: str) -> str:
-    if not re.fullmatch(r"[\x21-\x2b\x2d-\x7e]{8,}", text):
-        raise ValueError("write 8 or more printable ASCII characters, without spaces and commas (one key, not several)")
+    if not re.fullmatch(r"[\x21-\x7e]{8,}", text) or set(text) & set(',"\\'):
+        raise ValueError("write 8 or more printable ASCII characters: one key, without spaces, commas, quotes and backslashes")
     return text
 
 

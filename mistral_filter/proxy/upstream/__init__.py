@@ -12,6 +12,7 @@ import email.errors
 import http.client
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
@@ -25,9 +26,12 @@ from mistral_filter.proxy.upstream.connections import Adapter, Headers
 from mistral_filter.proxy.upstream.failures import broken_body, broken_pipe, failed, protocol, raise_reason
 from mistral_filter.watch import Watch
 
-__all__ = ["Reply", "RequestBody", "Upstream", "broken_pipe", "raise_reason"]
+__all__ = ["Reply", "RequestBody", "Upstream", "broken_pipe", "protocol", "raise_reason"]
 
 RequestBody = bytes | Iterator[bytes] | None
+
+_DIGITS = 18
+"""Of a Content-Length, at most."""
 
 _POOL = 1000
 """Idle connections kept; there is no limit to those in use."""
@@ -44,8 +48,11 @@ _NOT_OURS = frozenset(
     "date server "
     # what would speak for the upstream's host under our name
     "set-cookie set-cookie2 strict-transport-security alt-svc clear-site-data nel report-to reporting-endpoints "
-    "public-key-pins expect-ct".split()
+    "public-key-pins expect-ct "
+    # what is ours to say
+    "mistral-filter-changes".split()
 )
+_NOT_OURS_BEGIN = ("access-control-", "x-accel-", "x-sendfile")  # CORS is ours too; the others give orders to nginx and Apache
 
 
 _forks = 0
@@ -105,11 +112,14 @@ class Reply(NamedTuple):
     def _beats(self, seconds: float) -> Iterator[bytes]:
         """Empty pieces until there is something to read. It waits without reading: a read that timed out cannot go on."""
         response = self.raw._original_response  # type: ignore[attr-defined]
-        waited = 0.0
-        while not response.has_bytes():
+        waited, came = 0.0, False
+        while not response.ready():
             step = min(seconds, self.silence - waited)
             if wait_for_read(response.sock, timeout=step):
-                return
+                if came or response.ready():
+                    return
+                came = True  # but no more than the end of the chunk before, or half a line: what follows is waited for
+                continue
             waited += step
             if waited >= self.silence:
                 raise UpstreamError(504, "upstream_timeout", "The upstream fell silent in the middle of its answer.")
@@ -197,16 +207,19 @@ class Upstream:
             request.headers["Content-Length"] = str(length)
         own_headers.watch = watch = watch or Watch(None)
         own_headers.caller = caller
+        connect, silence = self._timeout
+        if watch.total_until is not None:
+            connect = min(connect, max(watch.total_until - time.monotonic(), 0.001))
         try:
             response = self._own_adapter().send(
-                request, stream=True, timeout=self._timeout, verify=self._verify, proxies=self._proxies
+                request, stream=True, timeout=(connect, silence), verify=self._verify, proxies=self._proxies
             )
         except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, UnicodeError) as error:
             raise_reason(watch)
             raise failed(error) from None
         try:
-            return _checked(response.raw, method, watch, self._timeout[1])
-        except UpstreamError:
+            return _checked(response.raw, method, watch, silence)
+        except BaseException:
             response.raw.close()
             raise
 
@@ -230,14 +243,18 @@ def _checked(raw: Any, method: str, watch: Watch, silence: float) -> Reply:
     lengths = raw.headers.getlist("content-length")
     if _misread(raw) or (encodings and (lengths or [e.strip().lower() for e in encodings] != ["chunked"])):
         raise protocol()
-    if len(set(lengths)) > 1 or not all(value.isascii() and value.isdigit() for value in lengths):
+    if len(set(lengths)) > 1 or not all(value.isascii() and value.isdigit() and len(value) <= _DIGITS for value in lengths):
         raise protocol()
-    dropped = _NOT_OURS | {name.strip().lower() for value in raw.headers.getlist("connection") for name in value.split(",")}
+    dropped = {*_NOT_OURS} | {name.strip().lower() for value in raw.headers.getlist("connection") for name in value.split(",")}
     headers = []
     for name, value in raw.headers.items():
         lower = name.lower()
-        if lower in dropped or lower.startswith("access-control-") or (lower == "content-length" and status == 204):
+        if lower in dropped or lower.startswith(_NOT_OURS_BEGIN):
             continue
+        if lower == "content-length":
+            dropped.add(lower)  # once is enough
+            if status == 204:
+                continue
         if _TOKEN.fullmatch(name) and _FIELD_VALUE.fullmatch(value):
             headers.append((name, value))
     reason = raw.reason if raw.reason and _FIELD_VALUE.fullmatch(raw.reason) else http.client.responses.get(status, "Unknown")

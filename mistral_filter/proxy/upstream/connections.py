@@ -112,26 +112,32 @@ class _Response(http.client.HTTPResponse):
         return int(size, 16)
 
     def _close_conn(self) -> None:
-        if self.fp is not None and not self.will_close and self.has_bytes():
+        if self.fp is not None and not self.will_close and self._waiting():
             with contextlib.suppress(OSError):
                 self.sock.shutdown(socket.SHUT_RDWR)  # is_connected will say so, and the pool opens another
         super()._close_conn()  # type: ignore[misc]
 
-    def has_bytes(self) -> bool:
-        """Whether bytes are there to be read at once, in a buffer or in the socket. True when there is nothing to wait for."""
+    def ready(self) -> bool:
+        """Whether a piece of the body is there to be read at once. True when there is nothing to wait for."""
         if self.fp is None:
             return True
+        there = self._waiting()
+        if self.chunked and not self.chunk_left:
+            return b"\n" in there.lstrip(b"\r\n")  # the line that says how long the next chunk is
+        return bool(there)
+
+    def _waiting(self) -> bytes:
+        """The first bytes of what has come and is not read yet, in a buffer or in the socket."""
         try:
             timeout = self.sock.gettimeout()
             self.sock.settimeout(0)
             try:
-                there = self.fp.peek(1)
+                there: bytes = self.fp.peek(1)
+                return there
             finally:
                 self.sock.settimeout(timeout)
         except (OSError, ValueError):  # nothing there yet, or the socket is closed already
-            return False
-        between_chunks = self.chunked and self.chunk_left == 0
-        return bool(there) and not (between_chunks and there in (b"\r", b"\r\n"))
+            return b""
 
 
 class Headers(CaseInsensitiveDict[str]):
