@@ -101,7 +101,7 @@ class MistralFilter:
                 _drain(environ)
                 return self.refuse(NotFound(f"Write the path as {target.prefix}{target.path}."), environ, start_response)
             endpoint = target.endpoint
-        strict = self._strict or environ.get("HTTP_MISTRAL_FILTER_STRICT", "").lower() == "on"
+        strict = self._strict or wants_strict(environ)
         try:
             body, changes = self._filter(read_body(environ, self._max_body, self._body_timeout), endpoint, strict=strict)
         except MistralFilterError as error:
@@ -129,6 +129,11 @@ class MistralFilter:
     def refuse(self, error: MistralFilterError, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answers a request that does not go on. A subclass may answer in its framework's way."""
         return error(environ, start_response)
+
+
+def wants_strict(environ: WSGIEnvironment) -> bool:
+    """Whether the caller would rather be refused than lose something."""
+    return bool(environ.get("HTTP_" + STRICT_HEADER.upper().replace("-", "_"), "").lower() == "on")
 
 
 def replace_body(environ: WSGIEnvironment, body: bytes) -> None:

@@ -252,7 +252,12 @@ def test_good_error_is_untouched() -> None:
         (503, "text/plain; charset=utf-8", b"upstream connect error", "The upstream answered 503 with a page that is not JSON."),
         (500, "", b"", "The upstream answered 500 without a body."),
         (500, JSON, b"null", "The upstream answered 500 with JSON that is not an object."),
-        (400, JSON, b'["a"]', "The upstream answered 400 with JSON that is not an object."),
+        (400, JSON, b'["a"]', "a"),
+        (400, JSON, b'"a reason"', "a reason"),
+        (400, JSON, b"[1]", "The upstream answered 400 with JSON that is not an object."),
+        (400, JSON, b"{", "The upstream answered 400 with broken JSON."),
+        (400, JSON, b'{"message":"caf\xe9"}', "The upstream answered 400 with broken JSON."),
+        (400, JSON, b'\xef\xbb\xbf"a reason"', "a reason"),
         (504, SSE, b"\xff\x00", "The upstream answered 504 with a page that is not JSON."),
     ],
 )

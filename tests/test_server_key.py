@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from servers import ROOT, Gunicorn, Response, ask
-from upstream import Exchange, Script, ScriptedUpstream, event_bytes, head_bytes, json_answer, raw, sse
+from upstream import Exchange, Script, ScriptedUpstream, event_bytes, head_bytes, json_answer, raw, sse, sse_bytes
 
 from mistral_filter.proxy.settings import SettingError, Settings, from_environment
 
@@ -264,6 +264,12 @@ QUOTING: dict[str, tuple[Script, int | None]] = {
     "a header of a stream": (sse(["[DONE]"], headers=[("X-Debug", KEY)]), None),
     "the reason": (raw(f"HTTP/1.1 400 {KEY}\r\nContent-Length: 2\r\n\r\n{{}}".encode()), None),
     "WWW-Authenticate": (json_answer({"detail": "no"}, 403, [("WWW-Authenticate", f'Bearer realm="{KEY}"')]), None),
+    "a success": (json_answer({"message": f"the key {KEY} is new"}), 200),
+    "a success, escaped": (raw(head_bytes(200, [("Content-Type", "application/json")]) + ESCAPED.encode()), 502),
+    "a success as text": (raw(head_bytes(200, [("Content-Type", "text/plain")]) + f"{KEY} {KEY}".encode()), 200),
+    "a success in gzip": (packed(QUOTE, 200), 502),
+    "a stream": (sse([{"error": KEY}, {"n": KEY[:-1]}, "[DONE]"]), 200),
+    "a stream in small pieces": (raw(sse_bytes([{"error": KEY}, {"n": KEY[:5]}]), size=1), 200),
     "a redirect": (raw(head_bytes(302, [("Location", f"/login?key={KEY}"), ("Content-Length", "0")])), 502),
     "not HTTP": (raw(f"{KEY}\r\n\r\n".encode()), 502),
 }
@@ -278,7 +284,10 @@ def test_an_upstream_that_quotes_the_key_is_not_passed_on(
     upstream.script, status = QUOTING[case]
     headers = [bearer(TOKENS[0]), ("Accept-Encoding", "gzip, deflate"), ("User-Agent", "mistral-client-python/3.7.0")]
     response = post(holder, *headers, target=target, body={**BODY, "temperature": 1})
-    if status is not None:
+    if status == 200:
+        assert (response.status, response.complete) == (200, True)
+        assert b"*" * len(KEY) in response.body
+    elif status is not None:
         assert error_code(response, status)
     body = zlib.decompress(response.body) if response.header("Content-Encoding") == "deflate" else response.body
     assert KEY.encode() not in body

@@ -105,8 +105,10 @@ def respond(
     content, rest = reply.whole(limit)
     if rest is not None:
         return _response(reply, _stream(reply, _keyless(chain(_slices(content), rest), key), environ, limits.send))
-    if key is not None and _quotes(content, key):
-        raise _own_key_refused()
+    if key is not None:
+        content = b"".join(_keyless(iter((content,)), key))
+        if _quotes(content, key):  # with escapes in it
+            raise _own_key_refused()
     if rewrites:
         content = needs.whole(reply.status, content_type, content)
     if len(content) > PIECE:
@@ -186,19 +188,17 @@ def _own_key_refused() -> UpstreamError:
 
 
 def _keyless(pieces: Iterator[bytes], key: str | None) -> Iterator[bytes]:
-    """*pieces* as long as *key* is not in them, wherever it is cut; raises UpstreamError before its last byte goes out."""
-    return pieces if key is None else _searched(pieces, key.encode())
+    """*pieces* with asterisks for *key*, wherever the network cuts it; it is held back only while it could be going on."""
+    return pieces if key is None else _starred(pieces, key.encode())
 
 
-def _searched(pieces: Iterator[bytes], key: bytes) -> Iterator[bytes]:
+def _starred(pieces: Iterator[bytes], key: bytes) -> Iterator[bytes]:
     held = b""
     for piece in pieces:
         if not piece:  # a heartbeat
             yield piece
             continue
-        held += piece
-        if key in held:
-            raise _own_key_refused()
+        held = (held + piece).replace(key, b"*" * len(key))
         begun = next((n for n in range(min(len(key) - 1, len(held)), 0, -1) if held.endswith(key[:n])), 0)
         if begun < len(held):
             yield held[: len(held) - begun]

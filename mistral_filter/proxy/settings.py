@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,8 +65,8 @@ class Settings:
         """Raises SettingError for settings that do not go together."""
         if (self.api_key or self.api_keys) and not self.tokens:
             raise SettingError(
-                "MISTRAL_FILTER_TOKENS: with MISTRAL_FILTER_API_KEY alone anybody could spend that key; "
-                "set the tokens that callers show"
+                "MISTRAL_FILTER_TOKENS: with MISTRAL_FILTER_API_KEY or MISTRAL_FILTER_API_KEYS alone anybody could spend "
+                "the key; set the tokens that callers show"
             )
         if self.tokens and not (self.api_key or self.api_keys):
             raise SettingError("MISTRAL_FILTER_API_KEY: tokens are for a key that the server holds, and there is none")
@@ -146,15 +147,15 @@ def _bytes(text: str) -> int:
     return int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[match[2]]
 
 
-def _seconds(text: str) -> float:
+def _seconds(text: str, instead: str = "") -> float:
     seconds = float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else 0.0
     if not 0 < seconds <= 86400:
-        raise ValueError("write a number of seconds above 0, at most 86400")
+        raise ValueError(f"write a number of seconds above 0, at most 86400{instead}")
     return seconds
 
 
 def _seconds_or_off(text: str) -> float | None:
-    return None if text.lower() in ("off", "0") else _seconds(text)
+    return None if text.lower() in ("off", "0") else _seconds(text, ", or off")
 
 
 def _count_or_off(text: str) -> int | None:
@@ -206,6 +207,10 @@ def _proxy(text: str) -> str:
 def _file(text: str) -> str:
     if not Path(text).is_file():
         raise ValueError("there is no such file")
+    try:
+        ssl.create_default_context(cafile=text)
+    except OSError:
+        raise ValueError("no certificates can be read from this file") from None
     return text
 
 

@@ -12,7 +12,7 @@ from mistral_filter import __version__
 from mistral_filter.errors import MethodNotAllowed, MistralFilterError, NotFound
 from mistral_filter.explain import explain
 from mistral_filter.fields import ENDPOINTS
-from mistral_filter.middleware import MAX_BODY, read_body
+from mistral_filter.middleware import MAX_BODY, read_body, wants_strict
 from mistral_filter.paths import PATHS, Target, locate
 from mistral_filter.proxy.exchange import Exchange
 from mistral_filter.proxy.upstream import Upstream
@@ -67,7 +67,9 @@ def create_blueprint(
         name = endpoint if endpoint in ENDPOINTS else by_path.get(endpoint.removeprefix("v1/"))
         if name is None:
             raise NotFound(f"There is no such endpoint to explain. There are: {', '.join(ENDPOINTS)}.")
-        explanation = explain(read_body(request.environ, max_body, body_timeout), name, **(filter_options or {}))
+        options = {**(filter_options or {})}
+        options["strict"] = options.get("strict") or wants_strict(request.environ)
+        explanation = explain(read_body(request.environ, max_body, body_timeout), name, **options)
         response = Response(explanation.as_json(), content_type="application/json")
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response

@@ -4,10 +4,13 @@
   of the text chunks, one after the other. The text of thinking chunks goes into ``reasoning_content``, DeepSeek's name for it,
   which clients of OpenAI's API read. A chunk that says more than its text (``reference``, ``image_url``, ``tool_reference``, a
   thinking chunk with references or a ``signature``, whatever comes in future) is kept, unchanged and in order, in the list
-  ``content_chunks``, a key of our own that is there only then.
+  ``content_chunks``, a key of our own that is there only then. In a stream each has its ``index``, by which OpenAI's SDK for
+  Python puts lists together.
 - ``finish_reason`` ``model_length`` becomes ``length``. ``error`` is an error: UpstreamError for a whole answer; in a stream the
   chunk without it (its text and its usage are not lost), then an ``error`` event.
-- Tool calls get ``type`` where it is missing, and ``index`` in a stream: a new id is the next index, the same id keeps its own.
+- Tool calls get ``type`` where it is missing, arguments that are an object become the text of it, and in a stream ``index``: a
+  new id is the next index, the same id keeps its own. Further pieces of a call go without an id (``"null"`` was seen in streams
+  of 2026: clients join ids, or keep the last).
 - Mistral's flat error as an event (``{"object":"error","message":…}``) gets the ``error`` object.
 
 Strings and numbers keep the bytes in which Mistral wrote them; texts are joined without being decoded.
@@ -87,7 +90,8 @@ class Chunks:
     def rewrite(self, node: Node) -> Iterator[Node]:
         """What the chunk *node* becomes: one or two chunks, or nothing where it may stay."""
         if "choices" not in node:
-            if (as_text(node.get("object")) or "").lower() == "error":
+            named = (as_text(node.get("object")) or "").lower() == "error" or as_text(node.get("message")) is not None
+            if named or not (absent(node, "error") and absent(node, "detail")):
                 status = as_number(node.get("raw_status_code")) or 0
                 if put_error(node, int(status) if 400 <= status < 600 else 500):
                     yield node
@@ -100,31 +104,53 @@ class Chunks:
 
 
 class _Calls:
-    """The tool calls of one choice."""
+    """The tool calls of one choice, and what else is counted in it."""
 
     def __init__(self) -> None:
         self.by_id: dict[str, int] = {}
+        self.begun: set[int] = set()
+        self.moved: dict[int, int] = {}
+        """Where two calls came with one index: that index, and the one that its latest call has got instead."""
         self.latest = self.highest = -1
+        self.chunks = 0
+        """How many content chunks were kept."""
 
-    def put_index(self, call: Node) -> bool:
-        """Gives *call* its index; false: it has one."""
+    def place(self, call: Node) -> bool:
+        """Gives *call*, or a further piece of one, its index, and takes the id from a further piece; whether it was changed.
+
+        Clients put the pieces of a call together by the index, and join their ids or keep the last one.
+        """
         given = None if absent(call, "index") else as_number(call["index"])
-        name = as_text(call.get("id"))
+        id = as_text(call.get("id"))
+        id = None if id in _NO_ID else id
+        starts = bool(as_text((as_object(call.get("function")) or {}).get("name")))
         if isinstance(given, int):
-            index = given
-        elif name not in _NO_ID:
-            index = self.by_id.get(str(name), self.highest + 1)
+            index = self.moved.get(given, given)
+            if id is not None and starts and index in self.begun and self.by_id.get(id) != index:
+                index = self.moved[given] = self.by_id.get(id, self.highest + 1)
+        elif id is not None:
+            index = self.by_id.get(id, self.highest + 1)
         else:  # more of the latest, unless it begins anew
-            function = as_object(call.get("function")) or {}
-            new = self.latest < 0 or bool(as_text(function.get("name")))
-            index = self.highest + 1 if new else self.latest
-        if name not in _NO_ID:
-            self.by_id[str(name)] = index
+            index = self.highest + 1 if self.latest < 0 or starts else self.latest
+        if id is not None:
+            self.by_id[id] = index
+        further = index in self.begun
+        self.begun.add(index)
         self.latest, self.highest = index, max(index, self.highest)
-        if index == given:
-            return False
+        changed = index != given
         call["index"] = index
-        return True
+        if further and "id" in call:
+            del call["id"]
+            changed = True
+        return changed
+
+    def numbered(self, raw: Raw) -> object:
+        """A content chunk that is kept, with its number."""
+        chunk = as_object(raw)
+        if chunk is None or "index" in chunk:
+            return raw
+        number, self.chunks = self.chunks, self.chunks + 1
+        return {"index": number, **chunk}
 
 
 def _choices(node: Node, lists: bool, calls: dict[object, _Calls] | None) -> tuple[bool, bool]:
@@ -152,16 +178,24 @@ def _choices(node: Node, lists: bool, calls: dict[object, _Calls] | None) -> tup
 
 def _message(message: Node, lists: bool, calls: _Calls | None) -> bool:
     def rewrite(_: int, call: Node) -> bool:
-        changed = calls.put_index(call) if calls else False
+        changed = calls.place(call) if calls else False
         if absent(call, "type"):
             call["type"] = "function"
+            changed = True
+        function = as_object(call.get("function")) or {}
+        arguments = function.get("arguments")
+        if isinstance(arguments, Raw) and first_byte(arguments) in b"{[":
+            call["function"] = {**function, "arguments": bytes(arguments).decode()}
             changed = True
         return changed
 
     changed = each(message, "tool_calls", rewrite)
     chunks = as_array(message.get("content")) if lists else None
     if chunks is not None:
-        message.update(_flat(chunks))
+        flat = _flat(chunks)
+        if calls is not None and "content_chunks" in flat:
+            flat["content_chunks"] = [calls.numbered(raw) for raw in flat["content_chunks"]]
+        message.update(flat)
         changed = True
     return changed
 

@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from mistral_filter.proxy.answers.reading import absent, is_json, rewritten
+from mistral_filter.filtering import BOM
+from mistral_filter.proxy.answers.reading import UNREADABLE, absent, is_json, rewritten
 from mistral_filter.rawjson import Node, as_array, as_object, as_text, first_byte
 
 __all__ = ["error_answer", "path_of", "put_error"]
@@ -60,6 +61,7 @@ _MAX_TEXT = 500
 _MAX_DEPTH = 4
 """Objects inside objects in which a message is looked for."""
 
+_value = msgspec.json.Decoder(msgspec.Raw).decode
 _location = msgspec.json.Decoder(list[int | str]).decode
 
 
@@ -69,21 +71,25 @@ def error_answer(status: int, content_type: str, body: bytes) -> tuple[str, byte
     The same two objects where ``error`` already has a string as its message. A body that is not a JSON object is replaced by
     one that names the status.
     """
+    body = body.removeprefix(BOM)
     texts = rewritten(body, lambda node: [node] if put_error(node, status) else [])
     if texts is not None:
         return content_type if is_json(content_type) else "application/json", texts[0] if texts else body
-    what = "with a page that is not JSON" if body.strip() else "without a body"
-    if is_json(content_type) and body.strip():
+    try:
+        found = _explain(_value(body))
         what = "with JSON that is not an object"
-    message = f"The upstream answered {status} {what}."
-    error = {"message": message, "type": _type(status), "param": None, "code": None}
+    except UNREADABLE:
+        found = None
+        what = "with broken JSON" if is_json(content_type) else "with a page that is not JSON"
+    found = found or _Found(f"The upstream answered {status} {what if body.strip() else 'without a body'}.")
+    error = {"message": found.message, "type": _type(status), "param": found.param, "code": found.code}
     return "application/json", msgspec.json.encode({"error": error})
 
 
 def put_error(node: Node, status: int) -> bool:
     """Adds ``error`` to the visited object *node*; false: it is there already, with a message."""
     error = as_object(node.get("error")) or {}
-    if as_text(error.get("message")) is not None:
+    if as_text(error.get("message")):
         return False
     found = _explain(error) or _explain(node) or _Found(f"The upstream answered {status} and did not say why.")
     node["error"] = {
