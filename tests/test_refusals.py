@@ -255,6 +255,50 @@ def test_what_may_not_go_or_is_not_there_stops_everything(loc: Loc) -> None:
     assert dropped(body, ["x"], loc) == (body, [])
 
 
+@pytest.mark.parametrize(
+    ("loc", "path"),
+    [
+        (["messages", 1, "assistant", "tool_calls", 0, "function", "x"], "messages[1].tool_calls[0].function.x"),
+        (["messages", 1, "assistant", "tool_calls", 0, "function", "id"], None),
+        (["messages", 1, "assistant", "tool_calls", 0, "function", "function"], None),
+        (["messages", 1, "assistant", "tool_calls", 0, "function"], None),
+        (["messages", 1, "assistant", "tool_calls", 0, "x"], "messages[1].tool_calls[0].x"),
+        (["messages", 0, "user", "content", CHUNKS, 0, "image_url", "image_url", "ImageURL", "x"], None),
+        (["messages", 0, "user", "content", CHUNKS, 0, "image_url", "image_url"], None),
+        (["tools", 0, "function", "function", "x"], "tools[0].function.x"),
+        (["tools", 0, "function", "function"], None),
+        (["tools", 0, "function", "x"], "tools[0].x"),
+        (["tool_choice", "ToolChoice", "x"], "tool_choice.x"),
+        (["tool_choice", "ToolChoice", "function", "x"], "tool_choice.function.x"),
+    ],
+)
+def test_a_label_is_not_taken_for_a_key(loc: Loc, path: str | None) -> None:
+    """Only objects that are told apart by a tag have a label before their keys; what the API requires never goes."""
+    function = {"name": "f", "parameters": {}, "x": 1}
+    body = {
+        "model": "m",
+        "messages": [
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u"}}]},
+            {"role": "assistant", "tool_calls": [{"id": "a", "type": "function", "function": {**function}, "x": 1}]},
+        ],
+        "tools": [{"type": "function", "function": {**function}, "x": 1}],
+        "tool_choice": {"type": "function", "function": {"name": "f", "x": 1}, "x": 1},
+    }
+    assert dropped(body, loc)[1] == ([] if path is None else [path])
+
+
+def test_a_list_of_words_is_a_branch_too() -> None:
+    """Beside an extra field in an object tool_choice the validator says that it is none of the words."""
+    violation = other("literal_error", "tool_choice", "literal['auto','none','any','required']")
+    loc = ["tool_choice", "ToolChoice", "x"]
+    assert forbidden(flat(violation, extra(*loc))) == [["body", *loc]]
+
+
+def test_a_place_without_end_names_nothing() -> None:
+    """No validator writes so many parts."""
+    assert forbidden(flat(extra(*["x"] * 5000))) == []
+
+
 def test_nothing_named_is_nothing_dropped() -> None:
     """Without places the body is the very same."""
     body = b'{ "model" : "m" }'

@@ -262,6 +262,43 @@ CASES = [
         [("messages[1].refusal", "rename", "none")],
     ),
     Case(
+        "a refusal in a dump of the whole message",
+        chat(
+            USER,
+            {"role": "assistant", "content": None, "refusal": "No.", "audio": None, "function_call": None, "tool_calls": None},
+            BYE,
+        ),
+        chat(USER, {"role": "assistant", "content": "No.", "tool_calls": None}, BYE),
+        [
+            ("messages[1].refusal", "rename", "none"),
+            ("messages[1].audio", "drop", "none"),
+            ("messages[1].function_call", "drop", "none"),
+        ],
+    ),
+    Case(
+        "reasoning beside a list of parts, for a model that reads it",
+        chat(
+            USER,
+            {**parts(TEXT, role="assistant"), "reasoning_content": None, "reasoning": "Hm"},
+            BYE,
+            model="magistral-medium-latest",
+        ),
+        chat(USER, parts(THOUGHT, TEXT, role="assistant"), BYE, model="magistral-medium-latest"),
+        [("messages[1].reasoning", "rename", "none"), ("messages[1].reasoning_content", "drop", "none")],
+    ),
+    Case(
+        "reasoning said twice, for a model that reads it",
+        chat(USER, {**parts(THOUGHT, TEXT, role="assistant"), "reasoning": "Hm"}, BYE, model="magistral-medium-latest"),
+        chat(USER, parts(THOUGHT, TEXT, role="assistant"), BYE, model="magistral-medium-latest"),
+        [("messages[1].reasoning", "drop", "none")],
+    ),
+    Case(
+        "a part after one that goes",
+        chat(USER, parts({"type": "reasoning", "summary": []}, {**TEXT, "x": 1}, role="assistant"), BYE),
+        chat(USER, parts(TEXT, role="assistant"), BYE),
+        [("messages[1].content[0]", "drop", "none"), ("messages[1].content[1].x", "drop", "lost")],
+    ),
+    Case(
         "a refusal beside content",
         chat(USER, {**ANSWER, "refusal": "No."}, BYE),
         chat(USER, ANSWER, BYE),
@@ -369,6 +406,20 @@ CASES = [
         chat(parts({"type": "file", "file": {"file_data": PDF}})),
         chat(parts({"type": "document_url", "document_url": PDF})),
         [("messages[0].content[0].file", "rename", "none")],
+    ),
+    Case(
+        "a file that is no PDF, with an id of OpenAI's beside it",
+        chat(parts({"type": "file", "file": {"filename": "a.docx", "file_data": "AA==", "file_id": "file-1"}})),
+        chat(
+            parts(
+                {
+                    "type": "document_url",
+                    "document_url": "data:application/vnd.openxmlformats-officedocument.wordprocessingml.document;base64,AA==",
+                    "document_name": "a.docx",
+                }
+            )
+        ),
+        [("messages[0].content[0].file", "rename", "none"), ("messages[0].content[0].file.file_id", "drop", "lost")],
     ),
     Case("Mistral's own file", chat(parts({"type": "file", "file_id": "3b6d45eb-e30b-416f-8019-f47e2e93d930"})), {}, []),
     Case(
@@ -562,6 +613,37 @@ CASES = [
         {"prediction": {"type": "content", "content": "tt"}},
         [("prediction.content", "set", "none")],
     ),
+    Case(
+        "prediction as parts that are not all text",
+        {"prediction": {"type": "content", "content": [TEXT, IMAGE]}},
+        {"prediction": {"type": "content", "content": "t"}},
+        [("prediction.content", "set", "none"), ("prediction.content[1]", "drop", "lost")],
+    ),
+    Case(
+        "a flat json_schema",
+        {"response_format": {"type": "json_schema", "name": "n", "schema": EMPTY_SCHEMA, "strict": True}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": EMPTY_SCHEMA, "strict": True}}},
+        [("response_format.schema", "rename", "none")],
+    ),
+    Case(
+        "json_object with a schema",
+        {"response_format": {"type": "json_object", "schema": EMPTY_SCHEMA}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "response", "schema": EMPTY_SCHEMA}}},
+        [("response_format.schema", "rename", "none")],
+    ),
+    Case(
+        "OpenRouter's reasoning",
+        {"reasoning": {"effort": "low", "exclude": True}},
+        {"reasoning": GONE, "reasoning_effort": "low"},
+        [("reasoning.effort", "rename", "none"), ("reasoning.exclude", "drop", "lost")],
+    ),
+    Case(
+        "a tool's image where nobody judges the order",
+        {"input": [USER, calls(call()), result(content=[IMAGE])]},
+        {},
+        [],
+        endpoint="chat/moderations",
+    ),
     # --------------------------------------------------------------------------------------------- nulls, ranges and words
     *(
         Case(f"{name} null", {name: None}, {name: GONE}, [(name, "drop", "none")])
@@ -662,7 +744,117 @@ CASES = [
     ),
     # ------------------------------------------------------------------------------------------------------ a repeated key
     # (bytes: tests/test_filter.py)
+    Case(
+        "allowed_tools that are none of the tools",
+        {
+            "tools": [FUNCTION],
+            "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "mcp", "server_label": "x"}]},
+        },
+        {"tool_choice": "none"},
+        [("tool_choice", "set", "lost")],
+    ),
+    Case(
+        "paths are those of the list as it came",
+        {
+            "tools": [
+                {"type": "web_search_preview"},
+                {"type": "function", "function": {**FUNCTION["function"], "x": 1}},
+                {"type": "function", "function": {"name": "g", "parameters": EMPTY_SCHEMA}},
+            ],
+            "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]},
+        },
+        {"tools": [FUNCTION], "tool_choice": "auto"},
+        [
+            ("tools[0]", "drop", "lost"),
+            ("tools[1].function.x", "drop", "lost"),
+            ("tools[2]", "drop", "none"),
+            ("tool_choice", "set", "none"),
+        ],
+    ),
+    Case(
+        "Anthropic's form of a tool",
+        {
+            "tools": [{"name": "f", "description": "d", "input_schema": {"type": "object", "required": ["x"]}}],
+            "tool_choice": {"type": "tool", "name": "f"},
+        },
+        {
+            "tools": [
+                {
+                    "type": "function",
+                    "function": {"name": "f", "description": "d", "parameters": {"type": "object", "required": ["x"]}},
+                }
+            ],
+            "tool_choice": {"type": "function", "function": {"name": "f"}},
+        },
+        [
+            ("tools[0]", "rename", "none"),
+            ("tools[0].type", "insert", "none"),
+            ("tools[0].input_schema", "rename", "none"),
+            ("tool_choice.name", "rename", "none"),
+        ],
+    ),
+    *(
+        Case(
+            f"functions beside tools of {tools}",
+            {"functions": [FUNCTION["function"]], "function_call": "auto", "tools": tools, "tool_choice": None},
+            {"functions": GONE, "function_call": GONE, "tools": [FUNCTION], "tool_choice": "auto"},
+            [("functions", "rename", "none"), ("function_call", "rename", "none")],
+        )
+        for tools in (None, [])
+    ),
+    *(
+        Case(
+            f"functions beside tools, {loss}",
+            {"functions": [{"name": name}], "function_call": "auto", "tools": [FUNCTION], "tool_choice": "any"},
+            {"functions": GONE, "function_call": GONE},
+            [("functions", "drop", loss), ("function_call", "drop", "none")],
+        )
+        for name, loss in (("f", "none"), ("g", "lost"))
+    ),
     # ------------------------------------------------------------------------------------------------------ Responses bodies
+    Case(
+        "messages null beside an input",
+        {"input": "Hi", "messages": None},
+        {"messages": [USER], "input": GONE},
+        [("input", "rename", "none")],
+    ),
+    Case(
+        "a message between a call and its result",
+        {
+            "input": [
+                USER,
+                {"type": "function_call", "call_id": "abcDEF121", "name": "f", "arguments": "{}"},
+                {"role": "user", "content": "Wait"},
+                {"type": "function_call", "call_id": "abcDEF122", "name": "f", "arguments": "{}"},
+                {"type": "function_call_output", "call_id": "abcDEF121", "output": "1"},
+                {"type": "function_call_output", "call_id": "abcDEF122", "output": "2"},
+            ]
+        },
+        {
+            "input": GONE,
+            "messages": [
+                USER,
+                {**calls(call("abcDEF121"), call("abcDEF122")), "content": ""},
+                result("abcDEF121", "1"),
+                result("abcDEF122", "2"),
+                {"role": "user", "content": "Wait"},
+            ],
+        },
+        [("input", "rename", "none"), ("input[2]", "move", "none")],
+    ),
+    Case(
+        "a text and a call of one turn",
+        {
+            "input": [
+                USER,
+                {"type": "message", "role": "assistant", "content": "Wait"},
+                {"type": "function_call", "call_id": "abcDEF121", "name": "f", "arguments": "{}"},
+                {"type": "function_call_output", "call_id": "abcDEF121", "output": "1"},
+            ]
+        },
+        {"input": GONE, "messages": [USER, {**calls(call("abcDEF121")), "content": "Wait"}, result("abcDEF121", "1")]},
+        [("input", "rename", "none")],
+    ),
     Case("input as text", {"input": "Hi"}, {"messages": [USER], "input": GONE}, [("input", "rename", "none")]),
     Case(
         "instructions, limit, effort, store",
@@ -989,6 +1181,61 @@ def test_what_is_left_out_on_the_way_is_reported(given: Json, path: str) -> None
     _, changes = filter_body(json.dumps({"model": "m", **given}).encode(), fields="current")
     paths = [change.path for change in changes]
     assert path in paths
+
+
+@pytest.mark.parametrize("value", ['[ "text" ]', "[\n]", "{ }", ' "" '])
+def test_white_space_costs_nothing(value: str) -> None:
+    """A value that changes nothing is reported as that however it is written."""
+    body = f'{{"model":"m","messages":[{{"role":"user","content":"Hi"}}],"modalities":{value}}}'.encode()
+    assert [(change.path, change.loss) for change in filter_body(body, strict=True).changes] == [("modalities", "none")]
+
+
+def test_a_key_repeated_in_a_translated_part_is_reported() -> None:
+    """The last one counts, and the report says that there was another."""
+    part = b'{"type":"input_text","text":"a","text":"b"}'
+    out, changes = filter_body(b'{"model":"m","messages":[{"role":"user","content":[' + part + b"]}]}")
+    assert json.loads(out)["messages"] == [parts({"type": "text", "text": "b"})]
+    assert "messages[0].content[0].text" in [change.path for change in changes]
+
+
+def test_what_is_allowed_keeps_its_name() -> None:
+    """A field that the setting keeps is not renamed."""
+    body = json.dumps({"model": "m", **chat(USER), "seed": 1}).encode()
+    assert filter_body(body, allow=("seed",)) == (body, ())
+
+
+MANY = 100_000
+ODD = {
+    "keys with one repeated": '{"model":"m","x":1,"x":2,' + ",".join(f'"k{i}":0' for i in range(MANY)) + "}",
+    "keys written with escapes": '{"model":"m",' + ",".join(f'"\\u0061{i}" : 0' for i in range(MANY)) + "}",
+    "calls and their results": json.dumps(
+        chat(
+            USER,
+            calls(*(call(f"c{i}") for i in range(MANY // 5))),
+            *(result(f"c{i}") for i in reversed(range(MANY // 5))),
+            model="m",
+        )
+    ),
+    "calls without ids": json.dumps(
+        chat(USER, calls(*(call(None) for _ in range(MANY // 5))), *(result(None) for _ in range(MANY // 5)), model="m")
+    ),
+    "texts beside a call": json.dumps(
+        {
+            "model": "m",
+            "input": [
+                {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+                *({"role": "assistant", "content": "x"} for _ in range(MANY // 5)),
+            ],
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_body_of_very_many_parts_is_done(name: str) -> None:
+    """Time grows with a body's size and no faster: else these would take minutes each, and anybody could stop a server."""
+    out, _ = filter_body(ODD[name].encode())
+    assert json.loads(out)["model"] == "m"
 
 
 def test_a_verbosity_that_is_lost_is_not_called_nothing() -> None:
