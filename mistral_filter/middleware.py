@@ -98,7 +98,7 @@ class MistralFilter:
             if target is None or target.endpoint is None:
                 return self.app(environ, start_response)
             if target.refused:
-                _drain(environ)
+                _drain(environ, self._body_timeout)
                 return self.refuse(NotFound(f"Write the path as {target.prefix}{target.path}."), environ, start_response)
             endpoint = target.endpoint
         strict = self._strict or wants_strict(environ)
@@ -155,13 +155,13 @@ def read_body(environ: WSGIEnvironment, limit: int, timeout: float | None = None
     if coding not in ("", "chunked"):
         raise BadRequest("Of transfer codings only chunked is understood.", code="bad_transfer_encoding")
     if environ.get("HTTP_CONTENT_ENCODING", "").strip().lower() not in ("", "identity"):
-        _drain(environ)
+        _drain(environ, timeout)
         raise UnsupportedEncoding("Send the body as plain JSON, without Content-Encoding.")
     if length:
         if not (length.isascii() and length.isdigit()):
             raise BadRequest("Content-Length is not a number of bytes.", code="bad_content_length")
         if len(length) > _LONGEST_LENGTH or int(length) > limit:
-            _drain(environ)
+            _drain(environ, timeout)
             raise _too_large(limit)
         wanted = int(length)
     elif environ.get("wsgi.input_terminated") or coding:
@@ -185,7 +185,7 @@ def read_body(environ: WSGIEnvironment, limit: int, timeout: float | None = None
     if length and missing:
         raise BadRequest(f"The body was cut short: {wanted - missing} of {length} bytes came.", code="body_cut_short")
     if not length and not missing:
-        _drain(environ)
+        _drain(environ, timeout)
         raise _too_large(limit)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
@@ -194,13 +194,13 @@ def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"The body is larger than {limit} bytes. Send smaller images, or raise the limit (max_body).")
 
 
-def _drain(environ: WSGIEnvironment) -> None:
-    """Reads the body away until it ends, falls silent, or is too long to wait for."""
+def _drain(environ: WSGIEnvironment, patience: float | None) -> None:
+    """Reads the body away until it ends, falls silent, or is too long to wait for; *patience* are the seconds for any body."""
     socket = environ.get("gunicorn.socket")
     timeout = socket.gettimeout() if socket is not None else None
     try:
         left = min(int((environ.get("CONTENT_LENGTH") or str(_DRAIN_BYTES))[:_LONGEST_LENGTH]), _DRAIN_BYTES)
-        end = time.monotonic() + _DRAIN_SECONDS
+        end = time.monotonic() + min(_DRAIN_SECONDS, patience or _DRAIN_SECONDS)
         if socket is not None:
             socket.settimeout(_DRAIN_SILENCE_SECONDS)
         watch = Watch(socket)

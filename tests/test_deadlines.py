@@ -32,6 +32,7 @@ from upstream import (
     early,
     event_bytes,
     extra_bytes_after,
+    full_backlog,
     head_bytes,
     json_answer,
     raw,
@@ -265,6 +266,41 @@ def test_a_client_that_stops_reading_is_cut(patient: Gunicorn, upstream: Scripte
     serves(patient, upstream)
 
 
+@pytest.mark.parametrize("half_close", [True, False], ids=["half-closed", "deadline"])
+def test_a_client_that_stops_reading_when_its_time_is_over_is_cut(
+    start: Start, upstream: ScriptedUpstream, half_close: bool
+) -> None:
+    """Whatever else ended the request first: who takes nothing of what is being sent does not hold a place."""
+    limit = {} if half_close else {"MISTRAL_FILTER_TOTAL_TIMEOUT": 0.6}
+    server = start(MISTRAL_FILTER_CONCURRENCY=1, MISTRAL_FILTER_SEND_TIMEOUT=2, **limit)
+    upstream.script = {CHAT: flood("text/event-stream"), "/v1/models": json_answer({"other": True})}
+    with deaf(server.port, build_request("POST", CHAT, BODY)) as sock:
+        upstream.wait()
+        if half_close:
+            sock.shutdown(socket.SHUT_WR)
+        eventually(lambda: ask(server.port, "GET", "/v1/models").status == 200, "the place is free")
+    upstream.drop()
+    serves(server, upstream)
+
+
+def test_a_slow_reader_has_no_more_time_than_there_is(start: Start, upstream: ScriptedUpstream) -> None:
+    """The total deadline is for what lies ready too: the answer is cut, visibly, and its place is free."""
+    server = start(MISTRAL_FILTER_CONCURRENCY=1, MISTRAL_FILTER_SEND_TIMEOUT=60, MISTRAL_FILTER_TOTAL_TIMEOUT=2)
+    upstream.script = {
+        "/v1/embeddings": json_answer({"data": [{"embedding": [0.5] * 4_000_000}]}),  # rewritten, so it lies ready as a whole
+        "/v1/models": json_answer({"other": True}),
+    }
+    with connect(server.port) as sock:
+        sock.sendall(build_request("POST", "/v1/embeddings", {"model": "m", "input": "x", "encoding_format": "base64"}))
+        answer = Answer(sock)
+        pieces = answer.pieces()
+        next(pieces)
+        eventually(lambda: ask(server.port, "GET", "/v1/models").status == 200, "the place is free")
+        list(pieces)
+    assert (answer.status, answer.complete) == (200, False)
+    serves(server, upstream)
+
+
 def test_a_slow_but_steady_reader_gets_all_of_a_large_answer(patient: Gunicorn, upstream: ScriptedUpstream) -> None:
     """The send timeout is for those who stop: who goes on reading, a few megabytes a second, is not cut."""
     data = "x" * 10_000_000  # more than the kernel's buffers take off the server's hands
@@ -328,6 +364,23 @@ def test_bodies_that_drip_are_refused(patient: Gunicorn, upstream: ScriptedUpstr
         for case, answer in answers.items():
             assert error_of(answer.result(), 408)["code"] == "body_timeout", case
     assert all(request.cut for request in upstream.requests if request.path != "/v1/models")
+    serves(patient, upstream)
+
+
+REFUSED_UNREAD = {
+    "compressed": (f"POST {CHAT}", "Content-Encoding: gzip", 415),
+    "no path": ("POST /V1/chat/completions", "X-A: b", 404),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_UNREAD)
+def test_refused_bodies_that_drip_are_not_waited_for(patient: Gunicorn, upstream: ScriptedUpstream, case: str) -> None:
+    """What is refused unread is read away for so long, not until it ends."""
+    line, header, status = REFUSED_UNREAD[case]
+    for way, piece in [("Content-Length: 100000", b" "), ("Transfer-Encoding: chunked", b"1\r\n \r\n")]:
+        head = f"{line} HTTP/1.1\r\nHost: x\r\nOrigin: https://a.example\r\n{header}\r\n{way}\r\n\r\n"
+        error_of(drip(patient.port, head.encode(), piece), status)
+    assert upstream.requests == []
     serves(patient, upstream)
 
 
@@ -407,6 +460,26 @@ def test_an_endless_body_ends_at_the_deadline(hurried: Gunicorn, upstream: Scrip
             assert set(response.body) <= set(b"ab"), name
     upstream.wait_left(len(scripts))
     serves(hurried, upstream)
+
+
+def test_a_dripping_upload_ends_at_the_deadline(hurried: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """Long before its body timeout: 504, and the upstream never sees it whole."""
+    head = "POST /v1/files HTTP/1.1\r\nHost: x\r\nOrigin: https://a.example\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert error_of(drip(hurried.port, head.encode(), b"1\r\n \r\n"), 504)["code"] == "upstream_deadline"
+    assert all(request.cut for request in upstream.requests)
+    serves(hurried, upstream)
+
+
+def test_connecting_ends_at_the_deadline(start: Start, upstream: ScriptedUpstream) -> None:
+    """Long before the connect timeout: 504."""
+    with full_backlog() as port:
+        server = start(
+            MISTRAL_FILTER_UPSTREAMS=f"full=http://127.0.0.1:{port}",
+            MISTRAL_FILTER_TOTAL_TIMEOUT=0.5,
+            MISTRAL_FILTER_CONNECT_TIMEOUT=60,
+        )
+        error_of(ask(server.port, "POST", "/full" + CHAT, BODY, [ORIGIN]), 504)
+    serves(server, upstream)
 
 
 def test_a_deadline_that_is_not_reached_changes_nothing(hurried: Gunicorn, upstream: ScriptedUpstream) -> None:
@@ -512,6 +585,25 @@ SPLITS = [
     [b"data: 0\n\nda", b"ta: 1\n\n"],
     ["data: é".encode()[:-1], "é\n\n".encode()[1:]],
 ]
+
+
+def test_heartbeats_do_not_need_the_end_of_a_chunk(beating: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """Silence after a chunk whose line end came late, or after half of the next chunk's length."""
+    seen = [threading.Event(), threading.Event()]
+
+    def script(exchange: Exchange) -> None:
+        exchange.send(STREAM_HEAD["chunked"] + b"9\r\ndata: 1\n\n")
+        exchange.sleep(0.05)
+        exchange.send(b"\r\n")
+        seen[0].wait(1.1)
+        exchange.send(b"0000")
+        seen[1].wait(1.1)
+        exchange.send(b"9\r\ndata: 2\n\n\r\n0\r\n\r\n")
+
+    upstream.script = script
+    body, complete = read_beats(beating.port, "m", seen, "my-client")
+    assert all(event.is_set() for event in seen)
+    assert (body.replace(BEAT, b""), complete) == (b"data: 1\n\ndata: 2\n\n", True)
 
 
 @pytest.mark.parametrize("agent", ["my-client", "mistral-client-python/3.7.0"])

@@ -112,13 +112,13 @@ class Reply(NamedTuple):
     def _beats(self, seconds: float) -> Iterator[bytes]:
         """Empty pieces until there is something to read. It waits without reading: a read that timed out cannot go on."""
         response = self.raw._original_response  # type: ignore[attr-defined]
-        waited, came = 0.0, False
+        waited = 0.0
         while not response.ready():
+            half = response.half
             step = min(seconds, self.silence - waited)
             if wait_for_read(response.sock, timeout=step):
-                if came or response.ready():
-                    return
-                came = True  # but no more than the end of the chunk before, or half a line: what follows is waited for
+                if half or not (response.ready() or response.half or response.came):
+                    return  # the rest of a line, which cannot be seen behind its first half; or the end
                 continue
             waited += step
             if waited >= self.silence:

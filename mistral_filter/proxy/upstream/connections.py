@@ -66,6 +66,9 @@ class _Response(http.client.HTTPResponse):
     It takes a head that was cut between two lines for a whole one, and a chunk's size that was cut between two digits.
     """
 
+    came = half = False
+    """What ``ready`` found that is no piece: the end of a chunk; half of the line before one."""
+
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         self.sock = sock
@@ -119,12 +122,20 @@ class _Response(http.client.HTTPResponse):
 
     def ready(self) -> bool:
         """Whether a piece of the body is there to be read at once. True when there is nothing to wait for."""
+        self.came = self.half = False
         if self.fp is None:
             return True
         there = self._waiting()
-        if self.chunked and not self.chunk_left:
-            return b"\n" in there.lstrip(b"\r\n")  # the line that says how long the next chunk is
-        return bool(there)
+        if not self.chunked or self.chunk_left:
+            return bool(there)
+        if self.chunk_left == 0 and there.startswith(b"\r\n"):  # the end of the chunk before, which may come late
+            self.fp.read(2)
+            self.chunk_left = None
+            self.came = True
+            there = self._waiting()
+        whole = b"\n" in there  # the line that says how long the next chunk is
+        self.half = bool(there) and not whole
+        return whole
 
     def _waiting(self) -> bytes:
         """The first bytes of what has come and is not read yet, in a buffer or in the socket."""
