@@ -6,6 +6,7 @@ caller is served with an answer of his own.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -749,6 +750,117 @@ def test_bodies_that_nobody_announced_poison_nobody(proxy: Gunicorn, upstream: S
     assert (response.status, response.body, response.complete) == (status, b"", True)
     if late:
         time.sleep(0.04)
+    invariants(proxy, upstream, 1)
+
+
+@pytest.mark.parametrize("value", ["http://[::1", "http://h:canary/", "http://h:99999/", "/a b\xe9", "/x?y=%zz"])
+@pytest.mark.parametrize("name", ["Location", "Content-Location"])
+def test_a_location_is_passed_on_as_it_came(gunicorn_server: Servers, upstream: ScriptedUpstream, name: str, value: str) -> None:
+    """Nobody parses it, and so nobody fails on it; each call gives its place back."""
+    server = gunicorn_server(WEB_CONCURRENCY=1, MISTRAL_FILTER_CONCURRENCY=1)
+    for status in (200, 201, 400):
+        upstream.script = json_answer({"n": 1, "error": {"message": "x"}}, status, [(name, value)])
+        response = send(server)
+        assert (response.status, response.header(name), response.complete) == (status, value, True)
+    invariants(server, upstream, 3)
+
+
+BEFORE_THE_BODY: dict[str, list[tuple[str, str]]] = {
+    "audio": [("Content-Type", "audio/mpeg"), ("Content-Length", "100")],
+    "text in chunks": [("Content-Type", "text/plain"), ("Transfer-Encoding", "chunked")],
+    "large JSON": [("Content-Type", "application/json"), ("Content-Length", "2000000")],
+}
+
+
+@pytest.mark.parametrize("end", [Exchange.close, reset, stall(2)], ids=["close", "reset", "stall"])
+@pytest.mark.parametrize("kind", BEFORE_THE_BODY)
+@pytest.mark.parametrize("target", [CHAT, "/v1/files/x/content"])
+def test_a_break_before_the_first_byte_is_a_status(
+    gunicorn_server: Servers, upstream: ScriptedUpstream, target: str, kind: str, end: Script
+) -> None:
+    """The head of an answer that is no event stream waits for the first byte of its body: nobody gets an empty reply."""
+    server = gunicorn_server(WEB_CONCURRENCY=1, MISTRAL_FILTER_READ_TIMEOUT=0.5)
+    upstream.script = chain(raw(head_bytes(200, BEFORE_THE_BODY[kind])), end)
+    refused(send(server, target), 504 if end not in (Exchange.close, reset) else 502)
+    invariants(server, upstream, 1)
+
+
+def test_a_compressed_stream_that_breaks_at_once_is_cut_visibly(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """Its head goes out at once, as every event stream's does; then the framing is broken."""
+    headers = [("Content-Type", "text/event-stream"), ("Content-Encoding", "gzip"), ("Transfer-Encoding", "chunked")]
+    upstream.script = chain(raw(head_bytes(200, headers)), Exchange.close)
+    response = send(proxy)
+    assert (response.status, response.complete) == (200, False)
+    invariants(proxy, upstream, 1)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+def test_a_refusal_without_end_is_not_cut(proxy: Gunicorn, upstream: ScriptedUpstream, packed: bool) -> None:
+    """A 422 that is too long to be read is said to be that, not passed on in part."""
+    body = json.dumps({"detail": random.Random(1).randbytes(2_000_000).hex()}).encode()
+    coding = [("Content-Encoding", "gzip")] if packed else []
+    body = gzip.compress(body, 1) if packed else body
+    upstream.script = raw(
+        head_bytes(422, [("Content-Type", "application/json"), ("Content-Length", str(len(body))), *coding]) + body
+    )
+    refused(
+        ask(proxy.port, "POST", "/v1/embeddings", {"model": "m", "input": "x"}, [ORIGIN, KEY]), 502, "upstream_error_too_large"
+    )
+    invariants(proxy, upstream, 1)
+
+
+def test_a_refusal_in_several_members_is_read(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """gzip may come in pieces, one behind the other."""
+    body = json.dumps({"detail": [{"type": "missing", "loc": ["body", "input"], "msg": "Field required"}]}).encode()
+    members = gzip.compress(body[:20]) + gzip.compress(body[20:])
+    head = [("Content-Type", "application/json"), ("Content-Encoding", "gzip"), ("Content-Length", str(len(members)))]
+    upstream.script = raw(head_bytes(422, head) + members)
+    response = ask(proxy.port, "POST", "/v1/moderations", {"model": "m"}, [ORIGIN, KEY, ("Accept-Encoding", "gzip")])
+    assert (response.status, response.json()["error"]["message"]) == (422, "input: Field required")
+    invariants(proxy, upstream, 1)
+
+
+def test_http_1_0_shows_a_cut_by_a_reset(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """Without framing the end of the connection is the end of the answer: one that was cut is reset, a whole one is not."""
+    old = build_request("GET", "/v1/files/x/content", None, [KEY]).replace(b"HTTP/1.1", b"HTTP/1.0")
+    headers = [("Content-Type", "audio/mpeg"), ("Transfer-Encoding", "chunked")]
+    for end, whole in ((b"0\r\n\r\n", True), (b"", False)):
+        upstream.script = chain(raw(head_bytes(200, headers) + b"5\r\nhello\r\n"), stall(0.1), raw(end), Exchange.close)
+        with connect(proxy.port) as sock:
+            sock.sendall(old)
+            received = bytearray()
+            try:
+                while data := sock.recv(65536):
+                    received += data
+                reset_seen = False
+            except ConnectionResetError:
+                reset_seen = True
+        assert received.endswith(b"\r\n\r\nhello")
+        assert reset_seen is not whole
+    invariants(proxy, upstream, 2)
+
+
+def test_a_length_beyond_all_lengths_is_refused(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """Thousands of digits are no number of bytes."""
+    upstream.script = raw(head_bytes(200, [("Content-Type", "application/json"), ("Content-Length", "1" * 5000)]) + b"{}")
+    refused(send(proxy), 502, "upstream_protocol")
+    invariants(proxy, upstream, 1)
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/json"])
+def test_a_length_said_twice_is_said_once(proxy: Gunicorn, upstream: ScriptedUpstream, kind: str) -> None:
+    """Two equal lengths are one; some clients refuse two."""
+    upstream.script = raw(head_bytes(200, [("Content-Type", kind), ("Content-Length", "2"), ("Content-Length", "2")]) + b"{}")
+    response = send(proxy)
+    assert (response.body, [v for n, v in response.headers if n.lower() == "content-length"]) == (b"{}", ["2"])
+    invariants(proxy, upstream, 1)
+
+
+def test_head_gets_no_length_of_ours(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """Where the upstream says nothing of a length, nothing is made up."""
+    upstream.script = raw(head_bytes(200, [("Content-Type", "audio/mpeg"), ("Transfer-Encoding", "chunked")]))
+    response = ask(proxy.port, "HEAD", "/v1/files/x/content", None, [ORIGIN, KEY])
+    assert (response.status, response.header("Content-Length")) == (200, None)
     invariants(proxy, upstream, 1)
 
 

@@ -179,6 +179,14 @@ def test_the_request_id_is_the_upstreams_if_it_looks_like_one(
     assert [record.request_id for record in records] == [expected]
 
 
+def test_a_request_id_that_is_the_callers_key_is_not_logged(records: list[Record]) -> None:
+    """An upstream that sends the key back as an id does not get it written down."""
+    app = observed(answering([b""], "200 OK", ("x-request-id", KEY)), records)
+    Client(app).get("/v1/models", headers={"Authorization": f"Bearer {KEY}"}, buffered=True)
+    Client(app).get("/v1/models", headers={"Authorization": "Bearer other"}, buffered=True)
+    assert [record.request_id for record in records] == ["-", KEY]
+
+
 def test_health_is_quiet(lines: Callable[..., Log]) -> None:
     """A platform's health checks fill no log, but can be seen at DEBUG."""
     log = lines("INFO")

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from servers import Gunicorn, alive, ask, eventually, free_port
@@ -165,3 +169,54 @@ def test_it_serves_on_the_sync_worker_too(upstream: ScriptedUpstream, tmp_path: 
         streamed = ask(server.port, "POST", CHAT, BODY, KEY)
         assert (streamed.body, streamed.complete) == (b'data: {"n": 1}\n\ndata: [DONE]\n\n', True)
         assert ask(server.port, "POST", CHAT, b"[", KEY).status == 400
+
+
+@pytest.fixture
+def conf(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """gunicorn.conf.py as gunicorn reads it, with these variables."""
+    from gunicorn import util
+
+    def read(**variables: str) -> dict[str, Any]:
+        monkeypatch.setattr(util, "write_error", util.write_error)  # the file replaces it
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        return runpy.run_path(str(ROOT / "gunicorn.conf.py"))
+
+    return read
+
+
+def test_empty_variables_of_the_platform_are_not_set(conf: Callable[..., dict[str, Any]]) -> None:
+    """As our own: the defaults stand."""
+    read = conf(PORT="", WEB_CONCURRENCY="")
+    assert (read["bind"], read["workers"]) == ("0.0.0.0:8000", 2)
+
+
+def test_a_path_outside_of_the_mount_is_the_clients_mistake(conf: Callable[..., dict[str, Any]]) -> None:
+    """With gunicorn's own SCRIPT_NAME a path that is not below it is refused as a bad request, not a failure of the server's."""
+    from gunicorn.http.errors import InvalidRequestLine
+
+    def request(path: str) -> Any:
+        return SimpleNamespace(headers=[("HOST", "x")], version=(1, 1), uri=path, path=path)
+
+    check = conf(SCRIPT_NAME="/ai")["pre_request"]
+    check(None, request("/ai/v1/models"))
+    with pytest.raises(InvalidRequestLine):
+        check(None, request("/v1/models"))
+
+
+def test_gunicorns_log_does_not_quote_exceptions(conf: Callable[..., dict[str, Any]], capfd: pytest.CaptureFixture[str]) -> None:
+    """What went wrong and where, without the text, which may hold what somebody sent."""
+    from gunicorn.config import Config
+
+    log = conf()["Logger"](Config())
+    for message, args in (("Error handling request %s", ("/?key=canary",)), ("Socket error in %s", ("x",))):
+        try:
+            int("canary")
+        except ValueError:
+            log.exception(message, *args)
+    written = capfd.readouterr().err
+    assert "canary" not in written
+    place = "(ValueError in test_gunicorns_log_does_not_quote_exceptions:"
+    assert written.count(place) == 2
+    assert "Error handling request (" in written
+    assert "Socket error in x (" in written

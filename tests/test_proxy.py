@@ -647,6 +647,10 @@ def test_headers_that_are_not_for_the_caller_are_stripped(proxy: Gunicorn, upstr
         ("Set-Cookie", "_cfuvid=secret"),
         ("Strict-Transport-Security", "max-age=1"),
         ("Alt-Svc", 'h3=":443"'),
+        ("X-Accel-Redirect", "/internal"),
+        ("X-Accel-Limit-Rate", "1"),
+        ("X-Sendfile", "/etc/passwd"),
+        ("Mistral-Filter-Changes", "fake"),
         ("Server", "cloudflare"),
         ("Connection", "keep-alive, x-hop"),
         ("X-Hop", "1"),
@@ -674,6 +678,22 @@ def test_compressed_answers_pass_as_they_are(proxy: Gunicorn, upstream: Scripted
     assert (response.body, response.header("Content-Encoding")) == (body, "gzip")
     assert response.header("Content-Length") == str(len(body))
     assert upstream.requests[0].header("Accept-Encoding") in (("gzip",) if target != CHAT else ("gzip", "identity"))
+
+
+@pytest.mark.parametrize(
+    ("accepted", "asked"),
+    [
+        ("gzip", "gzip"),
+        ("br, GZIP;q=0.5", "gzip"),
+        ("gzip;q=0, identity", "identity"),
+        ("gzip; q=0.0", "identity"),
+        ("br", "identity"),
+    ],
+)
+def test_gzip_is_asked_for_where_it_is_taken(proxy: Gunicorn, upstream: ScriptedUpstream, accepted: str, asked: str) -> None:
+    """A quality of zero is a no."""
+    post(proxy, headers=[("Accept-Encoding", accepted)], target="/v1/moderations")
+    assert upstream.requests[0].header("Accept-Encoding") == asked
 
 
 def test_without_accept_encoding_none_is_asked_for(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
@@ -882,6 +902,50 @@ def test_learning_can_be_turned_off(gunicorn_server: Servers, upstream: Scripted
     for _ in range(2):
         assert post(server, chat(safe_prompt=True)).status == 422
     assert [request.json() for request in upstream.requests] == [chat(safe_prompt=True)] * 2
+
+
+def test_what_is_learnt_is_for_its_upstream(gunicorn_server: Servers, upstream: ScriptedUpstream) -> None:
+    """What one upstream refuses another may take."""
+    server = gunicorn_server(
+        WEB_CONCURRENCY=1, MISTRAL_FILTER_UPSTREAMS=f"other={upstream.url}", MISTRAL_FILTER_LOG_LEVEL="ERROR"
+    )
+    upstream.script = refuse_field("stop", json_answer(extra("stop"), 422))
+    assert post(server, chat(stop="x")).status == 200
+    upstream.script = json_answer({})
+    assert post(server, chat(stop="x"), target="/other" + CHAT).status == 200
+    assert post(server, chat(stop="x")).status == 200
+    assert [request.json() for request in upstream.requests[2:]] == [chat(stop="x"), chat()]
+
+
+def test_strict_loses_nothing_on_a_second_try(learner: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """With the header a 422 is final, and what is known to be refused is sent all the same."""
+    upstream.script = refuse_field("top_p", json_answer(extra("top_p"), 422))
+    strict = [("Mistral-Filter-Strict", "on")]
+    assert post(learner, chat(top_p=0.5), strict).status == 422
+    assert post(learner, chat(top_p=0.5)).status == 200
+    assert post(learner, chat(top_p=0.5), strict).status == 422
+    assert [("top_p" in request.json()) for request in upstream.requests] == [True, True, False, True]
+
+
+def test_explain_knows_the_strict_header(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """It tells what would happen to the request with the same header."""
+    for path in ("/explain/chat", CHAT):
+        response = post(proxy, chat(no_such=1), [("Mistral-Filter-Strict", "on")], target=path)
+        error = response.json()["error"]
+        assert error.get("error", error)["code"] == "strict"
+    assert upstream.requests == []
+
+
+def test_errors_of_the_server_itself_know_the_origins(gunicorn_server: Servers, upstream: ScriptedUpstream) -> None:
+    """What gunicorn refuses by itself has no origin that could be looked at: with named ones it names none."""
+    bad = b"GET / HTTP/1.1\r\nOrigin: https://evil.example\r\n\r\n"
+    for origins, named in (("*", b"Access-Control-Allow-Origin: *\r\n"), ("https://good.example", b"")):
+        server = gunicorn_server(WEB_CONCURRENCY=1, MISTRAL_FILTER_CORS_ORIGINS=origins)
+        head, _, body = raw_request(server.port, bad).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert json.loads(body)["error"].keys() == {"message", "type", "param", "code"}
+        assert (b"access-control" in head.lower()) is bool(named)
+        assert named in head + b"\r\n"
 
 
 def test_the_strict_header_refuses_a_loss(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:

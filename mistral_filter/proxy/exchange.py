@@ -133,12 +133,10 @@ class Exchange:
         smaller, changes = without(content, forbidden(decoded(refusal, reply)), target.endpoint)
         if not changes:
             return reply, needs, refusal
+        learned.learn(place, changes)
         _report(environ, changes)
         _log.warning("%s: refused, sent again: %s", target.endpoint, as_header(changes))
-        reply = send(headers=headers, body=smaller)
-        if reply.status != 422:
-            learned.learn(place, changes)
-        return reply, needs, None
+        return send(headers=headers, body=smaller), needs, None
 
     def _authorization(self, shown: str | None, key: str | None) -> Iterator[tuple[str, str]]:
         """What to authorize with upstream: what the caller has *shown*, or our *key* for a caller who has a token."""
