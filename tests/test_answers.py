@@ -619,6 +619,71 @@ def test_tool_calls_beside_reasoning_and_their_indexes() -> None:
     assert deltas(stream)[0]["content"] == "Four."
 
 
+def tool_stream(*calls: object) -> bytes:
+    return b"".join(chunk({"tool_calls": [call]}) for call in calls) + chunk({"content": ""}, "tool_calls") + b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("again", [{"id": "null"}, {"id": "abcdefghi"}, {"id": ""}, {"id": None}, {}])
+def test_openai_puts_the_pieces_of_a_call_together(again: dict[str, object]) -> None:
+    """Whatever stands for the id in a further piece: the call has the id of its first, and all of its arguments."""
+    stream = tool_stream(
+        {"index": 0, "id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": '{"a"'}},
+        {"index": 0, **again, "function": {"name": "", "arguments": ":1}"}},
+    )
+    with openai_client(upstream(200, SSE, stream)).chat.completions.stream(model="m", messages=[]) as events:
+        (call,) = events.get_final_completion().choices[0].message.tool_calls or []
+    assert (call.id, call.function.name, call.function.arguments) == ("abcdefghi", "f", '{"a":1}')
+
+
+def test_parallel_calls_with_one_index_are_told_apart() -> None:
+    """Two calls that both come with index 0 are two; further pieces go to the latest, or to the one whose id they have."""
+    stream = tool_stream(
+        {"index": 0, "id": "aaaaaaaaa", "type": "function", "function": {"name": "f", "arguments": "{"}},
+        {"index": 0, "id": "aaaaaaaaa", "function": {"name": "f", "arguments": "}"}},
+        {"index": 0, "id": "bbbbbbbbb", "type": "function", "function": {"name": "g", "arguments": "{"}},
+        {"index": 0, "function": {"arguments": "}"}},
+    )
+    with openai_client(upstream(200, SSE, stream)).chat.completions.stream(model="m", messages=[]) as events:
+        calls = events.get_final_completion().choices[0].message.tool_calls or []
+    assert [(call.id, call.function.arguments) for call in calls] == [("aaaaaaaaa", "{}"), ("bbbbbbbbb", "{}")]
+
+
+def test_arguments_as_an_object_become_text() -> None:
+    """Mistral's schema allows both; OpenAI's clients read text only. The numbers keep their bytes."""
+    call = b'{"id":"abcdefghi","index":0,"type":"function","function":{"name":"f","arguments":{"a": 1.10}}}'
+    whole = b'{"choices":[{"index":0,"finish_reason":"tool_calls","message":{"role":"assistant","tool_calls":[' + call + b"]}}]}"
+    made = openai_client(upstream(200, JSON, whole)).chat.completions.create(model="m", messages=[]).choices[0].message.tool_calls
+    assert made is not None
+    assert made[0].function.arguments == '{"a": 1.10}'
+    seen = decoded(through(b'data: {"choices":[{"delta":{"tool_calls":[' + call + b"]}}]}\n\n"))
+    assert seen[0]["choices"][0]["delta"]["tool_calls"][0]["function"]["arguments"] == '{"a": 1.10}'
+
+
+def test_openai_puts_kept_chunks_together() -> None:
+    """References in two chunks of one stream: its helper wants an index on each, and gives them all."""
+    reference = {"type": "reference", "reference_ids": [1]}
+    stream = chunk({"content": [FOUR, reference]}) + chunk({"content": [{**reference, "reference_ids": [2]}]}, "stop")
+    client = openai_client(upstream(200, SSE, stream + b"data: [DONE]\n\n"))
+    with client.chat.completions.stream(model="m", messages=[]) as events:
+        message = events.get_final_completion().choices[0].message
+    assert message.content == "Four."
+    kept = [(one["index"], one["reference_ids"]) for one in message.content_chunks]  # type: ignore[attr-defined]
+    assert kept == [(0, [1]), (1, [2])]
+
+
+@pytest.mark.parametrize(
+    "event",
+    ['{"detail":"boom"}', '{"message":"boom","type":"t","code":"3000"}', '{"error":"boom"}', '{"error":{"message":"boom"}}'],
+)
+def test_errors_of_any_shape_in_a_stream_are_raised(event: str) -> None:
+    """An event that is no chunk and says what went wrong is an error to the SDK of OpenAI, with its text."""
+    client = openai_client(upstream(200, SSE, chunk({"content": "a"}) + f"data: {event}\n\n".encode()))
+    stream = client.chat.completions.create(model="m", messages=[], stream=True)
+    next(stream)
+    with pytest.raises(openai.APIError, match="boom"):
+        next(stream)
+
+
 def test_complete_tool_calls_keep_their_bytes() -> None:
     """A chunk whose calls have index and type is looked at and passed on as it came."""
     calls = [{"id": "a", "index": 0, "type": "function", "function": {"name": "f", "arguments": "{}"}}]
