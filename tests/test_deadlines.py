@@ -285,9 +285,9 @@ def test_a_client_that_stops_reading_when_its_time_is_over_is_cut(
 
 def test_a_slow_reader_has_no_more_time_than_there_is(start: Start, upstream: ScriptedUpstream) -> None:
     """The total deadline is for what lies ready too: the answer is cut, visibly, and its place is free."""
-    server = start(MISTRAL_FILTER_CONCURRENCY=1, MISTRAL_FILTER_SEND_TIMEOUT=60, MISTRAL_FILTER_TOTAL_TIMEOUT=2)
+    server = start(MISTRAL_FILTER_CONCURRENCY=1, MISTRAL_FILTER_SEND_TIMEOUT=60, MISTRAL_FILTER_TOTAL_TIMEOUT=1.5)
     upstream.script = {
-        "/v1/embeddings": json_answer({"data": [{"embedding": [0.5] * 4_000_000}]}),  # rewritten, so it lies ready as a whole
+        "/v1/embeddings": json_answer({"data": [{"embedding": [0.5] * 2_500_000}]}),  # rewritten, so it lies ready as a whole
         "/v1/models": json_answer({"other": True}),
     }
     with connect(server.port) as sock:

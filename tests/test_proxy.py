@@ -371,11 +371,12 @@ def test_a_cut_upload_never_looks_complete(proxy: Gunicorn, upstream: ScriptedUp
     """A client that leaves in mid-upload, or breaks its framing, is told so; the upstream sees a broken request or none."""
     head = b"POST /v1/files HTTP/1.1\r\nHost: x\r\nOrigin: https://a.example\r\nConnection: close\r\n"
     answer = raw_request(proxy.port, head + upload, half_close=True)
-    assert answer.startswith(b"HTTP/1.1 400 ")
+    # the broken body is seen, or that the client has left: whichever comes first
+    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 499 "))
     assert b'{"error":{"message":' in answer
     assert ask(proxy.port, "GET", "/v1/models").status == 200
-    *uploads, models = upstream.requests
-    assert models.target == "/v1/models"
+    eventually(lambda: any(request.target == "/v1/models" for request in upstream.requests), "the next request")
+    uploads = [request for request in upstream.requests if request.target != "/v1/models"]
     assert [request.cut for request in uploads] in ([], [True])
 
 
