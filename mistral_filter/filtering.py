@@ -26,6 +26,7 @@ from mistral_filter.rawjson import (
     first_byte,
     may_be_deep,
     parse_with_surrogates,
+    plain_talk,
     repeated_keys,
     with_sent_bytes,
 )
@@ -214,6 +215,8 @@ class _Judge:
                 self._changes.append(Change("drop", f"{path}.{name}", dialect.REPEATED, "none"))
 
     def _messages(self, value: Any, path: str, *, inner: bool = False) -> Any:
+        if plain_talk(value):
+            return value
         messages = as_objects(value)
         if messages is None:
             _check_depth(value)
@@ -223,7 +226,7 @@ class _Judge:
         touched = dialect.report_repeated(value, messages, path, self._changes)
         for index, message in enumerate(messages):
             if type(message) is dict and len(message) == 2:
-                # most messages are a role and a text, and their cost is what a long conversation costs
+                # most messages are a role and a text
                 role, content = message.get("role"), message.get("content")
                 if type(role) is Raw and type(content) is Raw and (plain := _PLAIN_ROLES.get(bytes(role))) is not None:
                     is_text = len(content) > 2 and memoryview(content)[0] == 0x22
