@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from flask import Flask, Response, request
 from flask_cors import CORS
@@ -36,6 +37,12 @@ EXPOSED_HEADERS = [
 """What a page's script may read. ``*`` would do for most browsers, but not for all that send Authorization."""
 
 
+class _App(Flask):
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Every function here is one: Flask need not ask at every request."""
+        return func
+
+
 def create_app(settings: Settings | None = None) -> Flask:
     """The whole proxy as a WSGI application. *settings* default to those of the environment.
 
@@ -47,7 +54,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     configure(settings.log_level, settings.log_format)
     for name in ignored:
         logging.getLogger("mistral_filter").warning("%s is not a setting of this version: ignored", name)
-    app = Flask("mistral_filter", static_folder=None)
+    app = _App("mistral_filter", static_folder=None)
     app.url_map.merge_slashes = False  # a redirected POST loses its body or its key
     settings.check()
     connect = partial(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Literal, NamedTuple
 from urllib.parse import quote
 
@@ -42,6 +43,11 @@ def as_header(changes: Iterable[Change], limit: int = MAX_HEADER) -> str:
     does not fit is counted in a last member ``more;count=N``. Bytes of a name that a header cannot hold are
     percent-encoded.
     """
+    made = tuple(changes)
+    return _remembered(made, limit) if len(made) <= _FEW else _header(made, limit)
+
+
+def _header(changes: tuple[Change, ...], limit: int) -> str:
     counts: dict[str, int] = {}
     for change in changes:
         to = f';to="{_string(change.to)}"' if change.to else ""
@@ -59,6 +65,10 @@ def as_header(changes: Iterable[Change], limit: int = MAX_HEADER) -> str:
             break
         kept.append(member)
     return ", ".join([*kept, f"more;count={len(members) - len(kept)}"])
+
+
+_FEW = 16
+_remembered = lru_cache(maxsize=256)(_header)  # a client's requests are alike, and so are the changes to them
 
 
 def _string(name: str) -> str:

@@ -103,7 +103,8 @@ class RequestLog:
             level = logging.DEBUG if path in ("/health", "/healthz") else logging.INFO
             if self._observe is not None or _log.isEnabledFor(level):
                 record = answer.record(path, endpoint)
-                _log.log(level, record)
+                if _log.isEnabledFor(level):  # without asking which line of code logs: it is always this one
+                    _log.handle(_log.makeRecord(_log.name, level, __file__, 0, record, (), None))
                 if self._observe is not None:
                     self._observe(record)
         except Exception as error:  # a defect here is no reason to spoil an answer

@@ -8,7 +8,6 @@ the allowed headers reaches the wire. There is no session: nobody here wants its
 
 from __future__ import annotations
 
-import email.errors
 import http.client
 import os
 import re
@@ -199,7 +198,7 @@ class Upstream:
         request = requests.PreparedRequest()
         request.method = method
         request.url = url
-        request.headers = own_headers = Headers(headers)
+        request.headers = own_headers = Headers(headers)  # type: ignore[assignment]
         request.body = body  # type: ignore[assignment]  # an iterator of bytes is fine
         if isinstance(body, bytes):
             length = len(body)
@@ -211,16 +210,16 @@ class Upstream:
         if watch.total_until is not None:
             connect = min(connect, max(watch.total_until - time.monotonic(), 0.001))
         try:
-            response = self._own_adapter().send(
+            raw = self._own_adapter().send(
                 request, stream=True, timeout=(connect, silence), verify=self._verify, proxies=self._proxies
             )
         except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, UnicodeError) as error:
             raise_reason(watch)
             raise failed(error) from None
         try:
-            return _checked(response.raw, method, watch, silence)
+            return _checked(raw, method, watch, silence)
         except BaseException:
-            response.raw.close()
+            raw.close()
             raise
 
     def _own_adapter(self) -> Adapter:
@@ -241,7 +240,7 @@ def _checked(raw: Any, method: str, watch: Watch, silence: float) -> Reply:
         raise protocol()
     encodings = raw.headers.getlist("transfer-encoding")
     lengths = raw.headers.getlist("content-length")
-    if _misread(raw) or (encodings and (lengths or [e.strip().lower() for e in encodings] != ["chunked"])):
+    if encodings and (lengths or [e.strip().lower() for e in encodings] != ["chunked"]):
         raise protocol()
     if len(set(lengths)) > 1 or not all(value.isascii() and value.isdigit() and len(value) <= _DIGITS for value in lengths):
         raise protocol()
@@ -260,10 +259,3 @@ def _checked(raw: Any, method: str, watch: Watch, silence: float) -> Reply:
     reason = raw.reason if raw.reason and _FIELD_VALUE.fullmatch(raw.reason) else http.client.responses.get(status, "Unknown")
     bodiless = method == "HEAD" or status in (204, 304)
     return Reply(status, reason, headers, raw, int(lengths[0]) if lengths and not bodiless else None, watch, silence)
-
-
-def _misread(raw: Any) -> bool:
-    """Whether the parser stopped at a line that is no header, so that those after it (a Content-Length, say) are lost."""
-    head = raw._original_response.msg
-    harmless = (email.errors.StartBoundaryNotFoundDefect, email.errors.MultipartInvariantViolationDefect)
-    return bool(head.get_payload()) or any(not isinstance(defect, harmless) for defect in head.defects)

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import re
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from requests.structures import CaseInsensitiveDict
 
 from mistral_filter.watch import Watch
 
@@ -35,24 +36,39 @@ _REST_SECONDS = 0.03
 for the next one. Nobody waits: there is another connection, or a new one."""
 
 _MAX_INTERIM = 20
+_MAX_FIELDS = 100
+_MAX_LINE = 65536
+_BLANK = " \t"
+_NAME = re.compile(r"[\x21-\x39\x3b-\x7e]+")
+_DIGITS = 18
 _MAX_CHUNK_LINE = 8192
 _TCP_CLOSE = 7
 """The state of a TCP connection that was reset (Linux, tcp_states.h)."""
 
 
-class _Lines:
-    """A reader that remembers the last line read from it."""
+def _fields(fp: Any) -> Iterator[tuple[str, str]]:
+    """The fields of a head, to the empty line; raises HTTPException for a head that is cut, too long, or holds anything else.
 
-    def __init__(self, fp: Any) -> None:
-        self._fp = fp
-        self.last = b""
-
-    def readline(self, *limit: int) -> bytes:
-        self.last = self._fp.readline(*limit)
-        return self.last
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._fp, name)
+    What no caller may get (an odd name, control characters in a value) is left to whoever passes fields on.
+    """
+    before: tuple[str, str] | None = None
+    for _ in range(_MAX_FIELDS + 1):
+        line: bytes = fp.readline(_MAX_LINE + 1)
+        if not line.endswith(b"\n") or b"\r" in line[:-2]:
+            raise http.client.HTTPException("a line of the head was cut, or too long, or has a bare CR")
+        text = line.rstrip(b"\r\n").decode("latin-1")
+        if text.startswith((" ", "\t")) and before is not None:  # folded (RFC 9112, 5.2): one field still
+            before = before[0], f"{before[1]} {text.strip(_BLANK)}"
+            continue
+        if before is not None:
+            yield before
+        if not text:
+            return
+        name, colon, value = text.partition(":")
+        if not colon or not _NAME.fullmatch(name):
+            raise http.client.HTTPException("a line of the head is no field")
+        before = name, value.strip(_BLANK)
+    raise http.client.HTTPException("too many fields")
 
 
 class _StaleConnection(http.client.RemoteDisconnected):
@@ -63,7 +79,8 @@ class _Response(http.client.HTTPResponse):
     """Reads on until the answer is final and its head whole, and spoils the connection if more came than one answer.
 
     The standard library takes any 1xx but 100 for the answer itself, and the next caller on the connection gets the real one.
-    It takes a head that was cut between two lines for a whole one, and a chunk's size that was cut between two digits.
+    It takes a head that was cut between two lines for a whole one, drops what follows a line that is no field, and takes a
+    chunk's size that was cut between two digits.
     """
 
     came = half = False
@@ -74,15 +91,26 @@ class _Response(http.client.HTTPResponse):
         self.sock = sock
 
     def begin(self) -> None:
-        reader = self.fp
-        self.fp = lines = _Lines(reader)  # type: ignore[assignment]
-        try:
-            super().begin()
-        finally:
-            if self.fp is lines:  # type: ignore[comparison-overlap]
-                self.fp = reader
-        if lines.last not in (b"\r\n", b"\n"):
-            raise http.client.HTTPException("the head was cut")
+        """Reads the head, as the standard library does, but strictly, and without its parser for e-mail."""
+        version, status, self.reason = self._read_status()
+        self.code = self.status = status
+        if not version.startswith("HTTP/1."):
+            raise http.client.UnknownProtocol(version)
+        self.version = 10 if version == "HTTP/1.0" else 11
+        self.headers = self.msg = head = http.client.HTTPMessage()
+        head._headers = list(_fields(self.fp))  # type: ignore[attr-defined]
+        self.chunked = (head.get("transfer-encoding") or "").lower() == "chunked"
+        self.chunk_left = None
+        self.will_close = self._check_close()  # type: ignore[attr-defined]
+        self.length = None
+        if self._method == "HEAD" or status in (http.client.NO_CONTENT, http.client.NOT_MODIFIED):  # type: ignore[attr-defined]
+            self.length = 0
+        elif not self.chunked:
+            length = head.get("content-length") or ""
+            if length.isascii() and length.isdigit() and len(length) <= _DIGITS:
+                self.length = int(length)
+            else:
+                self.will_close = True
 
     def _read_status(self) -> tuple[str, int, str]:
         for _ in range(_MAX_INTERIM):
@@ -92,7 +120,8 @@ class _Response(http.client.HTTPResponse):
                 raise (_StaleConnection("") if self._was_stale() else error) from None
             if not 100 <= status < 200 or status == http.client.SWITCHING_PROTOCOLS:
                 return version, status, reason
-            http.client.parse_headers(self.fp)
+            for _ in _fields(self.fp):
+                pass
         raise http.client.HTTPException("too many interim answers")
 
     def _was_stale(self) -> bool:
@@ -151,7 +180,7 @@ class _Response(http.client.HTTPResponse):
             return b""
 
 
-class Headers(CaseInsensitiveDict[str]):
+class Headers(dict[str, str]):
     """A request's headers, and with them what the connection that gets it has to know: the request's Watch, and the caller."""
 
     watch: Watch | None = None
@@ -159,7 +188,7 @@ class Headers(CaseInsensitiveDict[str]):
 
     def copy(self) -> Headers:
         """urllib3 sends a copy."""
-        headers = Headers(self.items())
+        headers = Headers(self)
         headers.watch, headers.caller = self.watch, self.caller
         return headers
 
@@ -341,13 +370,15 @@ class Adapter(HTTPAdapter):
             self._connections = super().get_connection_with_tls_context(*args, **kwargs)
         return self._connections
 
-    def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
-        """The response with nothing but what came."""
-        response = requests.Response()
-        response.request = req
-        response.raw = resp
-        response.status_code = resp.status
-        return response
+    def build_response(self, req: requests.PreparedRequest, resp: Any) -> Any:
+        """What came, without the wrapping."""
+        return resp
+
+    def request_url(self, request: Any, proxies: Any) -> Any:
+        """The target as it was prepared; a proxy for plain requests wants the whole of it."""
+        if proxies:
+            return super().request_url(request, proxies)
+        return request.url[request.url.index("/", 8) :]
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """The pools for direct connections."""
