@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import socket
 import struct
@@ -384,3 +385,30 @@ def test_the_masters_timeout_does_not_kill_a_stream(own: Callable[..., Gunicorn]
         response = ask(server.port, "POST", CHAT, chat(stream=True))
         assert (response.body, response.complete) == (b"".join(events), True)
         assert server.workers() == [worker]
+
+
+def test_requests_that_lie_ready_do_not_hold_up_others(
+    gunicorn_server: Callable[..., Gunicorn], upstream: ScriptedUpstream
+) -> None:
+    """One client sends hundreds of requests at once, down one connection: another's is served before the last of them."""
+    server = gunicorn_server(WEB_CONCURRENCY=1)
+    many, one = build_request("POST", "/v1/embeddings", b"["), build_request("POST", "/v1/moderations", b"[")
+    with connect(server.port) as greedy, connect(server.port) as modest:
+        for sock, request in ((greedy, many), (modest, one)):  # both are being served
+            sock.sendall(request)
+            assert read_response(sock).status == 400
+        start = len(server.log())
+        greedy.sendall(many * 200)
+        assert read_response(greedy).status == 400
+        modest.sendall(one)
+        assert read_response(modest).status == 400
+        for _ in range(199):
+            assert read_response(greedy).status == 400
+    lines = eventually(lambda: paths_of(server.log()[start:]), "201 lines")
+    assert lines.index("/v1/moderations") < len(lines) - 1
+
+
+def paths_of(log: str) -> list[str]:
+    """The paths of the requests in *log*; none before all of them are there."""
+    found = re.findall(r" path=(/v1/(?:embeddings|moderations)) ", log)
+    return found if len(found) == 201 else []
