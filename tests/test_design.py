@@ -275,5 +275,5 @@ def test_nothing_is_printed_and_no_exception_is_quoted() -> None:
     """The package's code never prints, and no error's message is made of another exception's text in the filter's rooms."""
     for file in FILES:
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and name(file) != "mistral_filter/sandbox.py":
-                assert node.func.id != "print", name(file)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id != "print" or file.parent == PACKAGE / "sandbox", name(file)

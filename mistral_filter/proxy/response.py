@@ -42,6 +42,9 @@ _WHOLE_TO_REWRITE = 64 * 1024 * 1024
 PIECE = 65536
 """Bytes that a client is given at a time."""
 
+_MEMBERS = 16
+"""How many gzip members, one behind the other, are read as one body."""
+
 _EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
@@ -262,13 +265,13 @@ def decoded(body: bytes, reply: Reply) -> bytes:
     if _header(reply, "content-encoding").lower() != "gzip":
         return body
     content, rest = b"", body
-    while rest:  # there may be several members
+    for _ in range(_MEMBERS):
         unzip = zlib.decompressobj(wbits=31)
         try:
             content += unzip.decompress(rest, max(WHOLE - len(content), 1))
         except zlib.error:
             return body
-        if not unzip.eof:
-            return body
         rest = unzip.unused_data
-    return content
+        if not (unzip.eof and rest):
+            return content if unzip.eof else body
+    return body
