@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from mistral_filter.rawjson import Node, Surrogates, as_array, as_object, encode, first_byte
+from mistral_filter.rawjson import Node, as_array, as_object, encode, first_byte
+from mistral_filter.surrogates import Surrogates
 
 __all__ = ["UNREADABLE", "absent", "each", "is_json", "rewritten"]
 
