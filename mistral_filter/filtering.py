@@ -239,7 +239,8 @@ class _Judge:
             here = f"{path}[{index}]" if talk is None else talk.path(path, index)
             if isinstance(message, dict):
                 if talk is not None:
-                    talk.translate(message, index, here)
+                    for chunk, place in talk.translate(message, index, here):
+                        self._one(chunk, _USERS_CHUNK, place)
                 self._one(message, known, here)
             elif first_byte(message) == 0x5B and not inner:  # several conversations
                 message = messages[index] = self._messages(message, here, inner=True)
@@ -260,6 +261,17 @@ def _check_depth(value: Any) -> None:
     if first_byte(value) in b"[{":
         check_depth(value)
 
+
+def _users_chunk() -> Node:
+    message = MESSAGES.items
+    assert isinstance(message, Tagged)
+    content = message.variants["user"].fields["content"]
+    assert isinstance(content, Array)
+    return content.items
+
+
+_USERS_CHUNK = _users_chunk()
+"""What a chunk that moves into a user's message is judged by."""
 
 _FREE = Value()[1:]
 _PLAIN_ROLES = {encode(role): role for role in ("system", "user", "assistant")}

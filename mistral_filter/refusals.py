@@ -38,6 +38,9 @@ _BRANCH = re.compile(r"str|enum|[A-Z]\w*|\w+\[.*\]")
 _LONGEST_LOC = 64
 """Parts. A real one has a dozen."""
 
+_MOST_STEPS = 500
+"""To find one place."""
+
 Loc = list[Any]
 
 
@@ -71,11 +74,13 @@ def forbidden(answer: bytes) -> list[Loc]:
             others.append(loc)
         else:
             return []
-    for loc in others:
-        union = loc[:-1]
-        if not any(extra[: len(union)] == union and len(extra) > len(loc) and extra[len(union)] != loc[-1] for extra in locs):
-            return []
-    return locs
+    branches: dict[tuple[Any, ...], set[Any]] = {}
+    for extra in locs:
+        for end in range(1, len(extra) - 1):
+            branches.setdefault(tuple(extra[:end]), set()).add(extra[end])
+    if all(branches.get(tuple(loc[:-1]), set()) - {loc[-1]} for loc in others):
+        return locs
+    return []
 
 
 def without(body: bytes, locs: Iterable[Loc], endpoint: str = "chat") -> tuple[bytes, list[Change]]:
@@ -86,7 +91,7 @@ def without(body: bytes, locs: Iterable[Loc], endpoint: str = "chat") -> tuple[b
     root, hidden = parse_with_surrogates(body)
     found: dict[str, tuple[Any, str]] = {}
     for loc in locs:
-        field = _find(root, loc[1:] if loc[:1] == ["body"] else loc, "", ENDPOINTS[endpoint])
+        field = _find(root, loc[1:] if loc[:1] == ["body"] else loc, "", ENDPOINTS[endpoint], [_MOST_STEPS])
         if field is None or _KEPT.fullmatch(field[0]):
             return body, []
         found[field[0]] = field[1:]
@@ -100,36 +105,40 @@ def _encoded(root: Any, hidden: Surrogates | None) -> bytes:
     return encode(root) if hidden is None else hidden.restore(encode(root))
 
 
-def _find(node: Any, loc: Loc, path: str, known: Node | None) -> tuple[str, Any, str] | None:
+def _find(node: Any, loc: Loc, path: str, known: Node | None, steps: list[int]) -> tuple[str, Any, str] | None:
     """The field at *loc* below the visited *node*: its path, the object that holds it, and its key there.
 
-    *known* is what the tables say of the node. A string in *loc* may be a label or a key. Where objects are told apart by a tag,
-    or may be, the tag comes first; otherwise a key does, and what is no key is a label.
+    *known* is what the tables say of the node, *steps* how many are left for all ways to read *loc* together. A string in *loc*
+    may be a label or a key. Where objects are told apart by a tag, or may be, the tag comes first; otherwise a key does, and what
+    is no key is a label.
     """
     part, rest = loc[0], loc[1:]
+    steps[0] -= 1
+    if steps[0] < 0:
+        return None
     if isinstance(part, int):
         if not isinstance(node, list) or not 0 <= part < len(node) or not rest:
             return None
         node[part] = _visited(node[part])
         items = known.items if isinstance(known, Array) else known
-        return _find(node[part], rest, f"{path}[{part}]", items)
+        return _find(node[part], rest, f"{path}[{part}]", items, steps)
     if not isinstance(node, dict):
-        return _find(node, rest, path, known) if rest else None
+        return _find(node, rest, path, known, steps) if rest else None
     if not isinstance(known, Object):
         by = (known.by,) if isinstance(known, Tagged) else ("role", "type")
         tags = [as_text(node.get(name)) for name in by]
         known = known.variants.get(tags[0] or "") if isinstance(known, Tagged) else None
-        if rest and part in tags and (found := _find(node, rest, path, known or _UNKNOWN)) is not None:
+        if rest and part in tags and (found := _find(node, rest, path, known or _UNKNOWN, steps)) is not None:
             return found
     if part not in node:
-        return _find(node, rest, path, known) if rest else None
+        return _find(node, rest, path, known, steps) if rest else None
     key = part if _SIMPLE_KEY.fullmatch(part) else f"[{part!r}]"
     here = f"{path}.{key}" if path else key
     table = known if isinstance(known, Object) else None
     if not rest:
         return None if table is not None and part in table.required else (here, node, part)
     node[part] = _visited(node[part])
-    return _find(node[part], rest, here, table and table.fields.get(part))
+    return _find(node[part], rest, here, table and table.fields.get(part), steps)
 
 
 _UNKNOWN = Object({})

@@ -30,11 +30,14 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 """The form of Mistral's own file ids (OpenAPI 2026-08-21, FileChunk.file_id)."""
 
 
-def translate_content(message: Node, role: str, path: str, changes: list[Change], *, thinks: bool, placed: bool) -> list[Any]:
-    """Translates the parts of *message*'s content; returns the chunks that its *role* may not hold but a user message may.
+def translate_content(
+    message: Node, role: str, path: str, changes: list[Change], *, thinks: bool, placed: bool
+) -> list[tuple[Node, str]]:
+    """Translates the parts of *message*'s content.
 
-    A part that goes leaves DROP in its place, so that the others keep theirs. *thinks*: the model reads earlier reasoning.
-    *placed*: the API judges which chunks a role may hold. Raises Refused for a file that only OpenAI can read.
+    Returns the chunks that its *role* may not hold but a user message may, each with its path. A part that goes leaves DROP in
+    its place, so that the others keep theirs. *thinks*: the model reads earlier reasoning. *placed*: the API judges which chunks
+    a role may hold. Raises Refused for a file that only OpenAI can read.
     """
     parts = as_objects(message.get("content"))
     if parts is None:
@@ -42,14 +45,14 @@ def translate_content(message: Node, role: str, path: str, changes: list[Change]
     content = f"{path}.content"
     allowed = CHUNKS_BY_ROLE[role] if placed else _ANYWHERE
     chunks: list[Any] = []
-    moved: list[Any] = []
+    moved: list[tuple[Node, str]] = []
     touched = report_repeated(message["content"], parts, content, changes)
     for i, part in enumerate(parts):
         mark = len(changes)
         chunk = _chunk(part, f"{content}[{i}]", changes, thinks=thinks) if isinstance(part, dict) else part
         if isinstance(chunk, dict) and (kind := as_text(chunk.get("type"))) in _ANYWHERE and kind not in allowed:
-            if role == "tool" and kind in CHUNKS_BY_ROLE["user"]:
-                moved.append(chunk)
+            if role == "tool" and kind in CHUNKS_BY_ROLE["user"] and kind != "reference":
+                moved.append((chunk, f"{content}[{i}]"))
             chunk = _misplaced(chunk, kind, role, f"{content}[{i}]", changes)
         chunks.append(chunk)
         if len(changes) != mark:
@@ -150,6 +153,9 @@ def _file(part: Node, path: str, changes: list[Change]) -> Node:
             raise _foreign_file(f"{inner}.file_id")
         if file is part and as_text(part.get("type")) == "file":
             return part  # Mistral's own form
+        if file is not part:
+            report_rest(part, ("type", "file"), path, changes)
+        report_rest(file, ("type", "file_id"), inner, changes)
         changes.append(Change("rename", inner, "Mistral's form of a file part", "none", "file_id"))
         return {"type": "file", "file_id": file["file_id"]}
     if file is not part:

@@ -51,6 +51,8 @@ class Conversation:
         self._out: list[Placed | int] = []
         self._previous = ""
         self._moved: list[Any] = []
+        self._thought: Any = None
+        """Earlier reasoning that the message in hand begins with."""
 
     def path(self, path: str, index: int) -> str:
         """Where message *index* of the list at *path* stood in the request as it came."""
@@ -65,8 +67,11 @@ class Conversation:
         self._previous = role
         return True
 
-    def translate(self, message: Node, index: int, path: str) -> None:
-        """Edits one *message* in place: what it says in OpenAI's words, in Mistral's."""
+    def translate(self, message: Node, index: int, path: str) -> list[tuple[Node, str]]:
+        """Edits one *message* in place: what it says in OpenAI's words, in Mistral's.
+
+        Returns the chunks that will stand in a user's message of their own, each with the place where it was.
+        """
         role = as_text(message.get("role")) or ""
         if role == "developer":
             role = self._set_role(message, "system", path, "Mistral's name for developer")
@@ -74,18 +79,25 @@ class Conversation:
             role = self._set_role(message, "tool", path, "OpenAI's older name for tool")
         if role == "assistant":
             self._answer(message, path)
-            self._calls.assistant(message, index, path)
         elif role == "tool":
             self._calls.result(message, path)
+        moved: list[tuple[Node, str]] = []
         if first_byte(message.get("content")) != 0x22 and role in CHUNKS_BY_ROLE:
-            options = {"thinks": self._thinks, "placed": self._whole}
-            self._moved += translate_content(message, role, path, self._changes, **options)
+            as_role = "user" if role == "system" and self._becomes_users() else role
+            moved = translate_content(message, as_role, path, self._changes, thinks=self._thinks, placed=self._whole)
+            self._moved += [chunk for chunk, _ in moved]
+        if role == "assistant" and not (self._whole and _empty(message)):  # an empty one will not stand between calls and results
+            self._calls.assistant(message, index, path)
+        return moved
 
     def place(self, message: Any, index: int, path: str, *, touched: bool) -> None:
         """Adds a translated *message* where Mistral accepts one of its role, or leaves it out."""
         node = message if isinstance(message, dict) else {}
         role = as_text(node.get("role")) or ""
         mark = len(self._changes)
+        if self._thought is not None:
+            node["content"] = [{"type": "thinking", "thinking": [{"type": "text", "text": self._thought}]}, *_parts(node)]
+            self._thought = None
         if self._whole and role != "tool":
             self._end_tools()
         if role == "assistant" and node.get("prefix", _FALSE) != _FALSE:
@@ -96,7 +108,7 @@ class Conversation:
         if role == "system" and node.get("content", NULL) == NULL:
             self._changes.append(Change("drop", path, "Mistral refuses a system message without content", "none"))
             return
-        if self._whole and role == "system" and self._previous in ("assistant", "tool"):
+        if role == "system" and self._becomes_users():
             role = self._set_role(node, "user", path, f"no system message after one of role {self._previous}", "approximate")
         if self._whole and role == "user":
             self._cross_bridge()
@@ -138,13 +150,17 @@ class Conversation:
         reason = "the model does not read earlier reasoning"
         if self._thinks and used is not None:
             reason = "the content holds the reasoning"
-            spoken = _chunks(message)
+            spoken = as_objects(message.get("content")) or []
             if not any(as_text(chunk.get("type")) in THOUGHT_TYPES for chunk in spoken if isinstance(chunk, dict)):
-                message["content"] = [{"type": "thinking", "thinking": [{"type": "text", "text": thoughts[used]}]}, *spoken]
+                self._thought = thoughts[used]  # put before the rest when the rest has been looked at, at the places where it was
                 self._changes.append(Change("rename", f"{path}.{used}", "Mistral's form of reasoning", "none", "content"))
                 del thoughts[used]
         for name in thoughts:
             self._changes.append(Change("drop", f"{path}.{name}", reason, "none"))
+
+    def _becomes_users(self) -> bool:
+        """Whether a system message cannot stand here as one."""
+        return self._whole and not self._moved and self._previous in ("assistant", "tool")
 
     def _end_tools(self) -> None:
         if self._moved:
@@ -175,11 +191,11 @@ def _prefix(message: Any) -> bool:
     return isinstance(message, dict) and message.get("prefix", _FALSE) not in (_FALSE, NULL)
 
 
-def _chunks(message: Node) -> list[Any]:
-    """The content of *message* as a list of visited chunks."""
-    chunks = as_objects(message.get("content"))
-    if chunks is not None:
-        return chunks
+def _parts(message: Node) -> list[Any]:
+    """The content of *message* as a list."""
+    parts = as_array(message.get("content"))
+    if parts is not None:
+        return parts
     return [{"type": "text", "text": message["content"]}] if as_text(message.get("content")) else []
 
 

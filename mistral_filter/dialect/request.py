@@ -100,11 +100,13 @@ def reasoning(body: Node, changes: list[Change]) -> None:
         return
     del body["reasoning"]
     report_rest(given, ("effort",), "reasoning", changes)
-    if given.get("effort", NULL) == NULL or "reasoning_effort" in body:
-        changes.append(Change("drop", "reasoning.effort", "it says nothing, or reasoning_effort says it", "none"))
-    else:
-        body["reasoning_effort"] = given["effort"]
+    effort = given.get("effort", NULL)
+    if effort != NULL and body.get("reasoning_effort", NULL) == NULL:
+        body["reasoning_effort"] = effort
         changes.append(Change("rename", "reasoning.effort", "chat's name", "none", "reasoning_effort"))
+    elif "effort" in given or not given:
+        path = "reasoning.effort" if given else "reasoning"
+        changes.append(Change("drop", path, "it says nothing, or reasoning_effort says it", "none"))
 
 
 _SCHEMA_KEYS = ("name", "description", "schema", "strict")

@@ -67,7 +67,7 @@ class _Turns:
         self._changes = changes
         self._results = Counter(_call_id(item) for item in items if isinstance(item, dict) and _kind(item) in _RESULTS)
         """The results that are still to come."""
-        self._open: set[str | None] = set()
+        self._open: Counter[str | None] = Counter()
         """The calls whose results are among them."""
         self._calling: Node = {}
         """The message that makes those calls."""
@@ -113,15 +113,16 @@ class _Turns:
         report_rest(item, ("type", "role", "content"), path, self._changes)
         message = {key: item[key] for key in ("role", "content") if key in item}
         last = self._assistants()
-        if last is not None and "tool_calls" in last and as_text(item.get("role")) == "assistant" and "content" in item:
-            if last["content"] == "":
-                last["content"] = item["content"]
-            else:
-                if not isinstance(last["content"], list):
-                    last["content"] = _parts(last["content"])
-                last["content"] += _parts(item["content"])
-        else:
+        if last is None or "tool_calls" not in last or _role(item) != "assistant":
             self.add(message, path)
+        elif _says_nothing(item):
+            self._changes.append(Change("drop", path, "an empty text beside calls", "none"))
+        elif _says_nothing(last):
+            last["content"] = item["content"]
+        else:
+            if not isinstance(last["content"], list):
+                last["content"] = _parts(last["content"])
+            last["content"] += _parts(item["content"])
 
     def _call(self, item: Node, kind: str, path: str) -> None:
         used = "arguments" if kind == "function_call" else "input"
@@ -138,15 +139,17 @@ class _Turns:
             self.add(caller, path)
         caller.setdefault("tool_calls", []).append(call)
         self._calling = caller
-        if self._results[_call_id(item)] > 0:
-            self._open.add(_call_id(item))
+        id = _call_id(item)
+        if self._results[id] > self._open[id]:
+            self._open[id] += 1
+        self._open += Counter()  # without what is at zero
 
     def _result(self, item: Node, path: str) -> None:
         message = {"role": "tool", "tool_call_id": item.get("call_id", NULL), "content": item.get("output", "")}
         self._append(message, path)
         report_rest(item, ("type", "call_id", "output"), path, self._changes)
         self._results[_call_id(item)] -= 1
-        self._open.discard(_call_id(item))
+        self._open -= Counter((_call_id(item),))
 
     def _assistants(self) -> Node | None:
         """The last message if it is an assistant's: what comes next of his belongs to it."""
@@ -160,6 +163,11 @@ def _kind(item: Node) -> str:
 
 def _call_id(item: Node) -> str | None:
     return as_text(item.get("call_id"))
+
+
+def _says_nothing(message: Node) -> bool:
+    content = message.get("content", NULL)
+    return content == NULL or as_text(content) == ""
 
 
 def _role(message: Node) -> str | None:
@@ -182,6 +190,9 @@ def _text(body: Node, changes: list[Change]) -> None:
     if form is None or kind == "text":
         if "format" in text or not text:
             changes.append(Change("drop", "text", "plain text is what happens without it", "none"))
+        return
+    if body.get("response_format", NULL) != NULL:
+        changes.append(Change("drop", "text.format", "response_format is given too", "lost"))
         return
     if kind == "json_schema":
         form = {"type": "json_schema", "json_schema": {key: value for key, value in form.items() if key != "type"}}

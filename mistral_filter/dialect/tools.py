@@ -136,9 +136,9 @@ def tool_choice(body: Node, changes: list[Change]) -> None:
 
 def _allowed_tools(body: Node, allowed: Node, changes: list[Change]) -> None:
     report_rest(allowed, ("type", "mode", "tools"), "tool_choice", changes)
-    names = {_name(tool) for tool in as_objects(allowed.get("tools")) or []} - {None}
+    names = {_name(tool) or _type(tool) for tool in as_objects(allowed.get("tools")) or []} - {None}
     sent = as_array(body.get("tools")) or []
-    allows = [_name(tool) in names for tool in as_objects(sent) or []]
+    allows = [(_name(tool) or _type(tool)) in names for tool in as_objects(sent) or []]
     if not any(allows):
         body["tool_choice"] = "none"
         changes.append(Change("set", "tool_choice", "none of the tools is an allowed one", "lost"))
@@ -155,6 +155,10 @@ def _name(tool: Any) -> str | None:
     if not isinstance(tool, dict):
         return None
     return as_text((as_object(tool.get("function")) or tool).get("name"))
+
+
+def _type(tool: Any) -> str | None:
+    return as_text(tool.get("type")) if isinstance(tool, dict) else None
 
 
 def without_schema_ids(node: Node, key: str, path: str, changes: list[Change]) -> None:
