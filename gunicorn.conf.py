@@ -70,6 +70,7 @@ class Logger(glogging.Logger):
         error = sys.exc_info()[1]
         trace = traceback.extract_tb(error.__traceback__)[-1:] if error is not None else []
         place = "".join(f" in {step.name}:{step.lineno}" for step in trace)
+        msg = str(msg)
         what = "Error handling request" if msg.startswith("Error handling request") else msg
         super().error(f"{what} ({type(error).__name__}{place})", *(() if what is not msg else args))
 

@@ -91,7 +91,9 @@ class Watch:
 
 
 def _shut(sock: Any, how: int) -> None:
-    """Shuts *sock* down below TLS and below gevent, whose own ways would disturb who is waiting for it."""
+    """Shuts *sock* down below TLS and below gevent, whose own ways would disturb who is waiting for it; None: there is none."""
+    if sock is None:
+        return
     inner = getattr(sock, "_sock", None)
     with contextlib.suppress(OSError):
         if inner is not None:
@@ -135,13 +137,13 @@ class _Watcher:
                 if self._watches:  # one came in between
                     self._busy.set()
                 continue
-            try:
-                gone = _hung_up(watches)
-                now = time.monotonic()
-                for watch in watches:
+            gone = _hung_up(watches)
+            now = time.monotonic()
+            for watch in watches:
+                try:
                     watch.look(now, id(watch) in gone)
-            except Exception as error:  # whatever is wrong with one socket: the others are still watched
-                _log.error("watching failed: %s", type(error).__name__)
+                except Exception as error:  # whatever is wrong with one socket: the others are still watched
+                    _log.error("watching failed: %s", type(error).__name__)
 
 
 def _hung_up(watches: list[Watch]) -> set[int]:

@@ -642,10 +642,11 @@ def test_parallel_calls_with_one_index_are_told_apart() -> None:
         {"index": 0, "id": "aaaaaaaaa", "function": {"name": "f", "arguments": "}"}},
         {"index": 0, "id": "bbbbbbbbb", "type": "function", "function": {"name": "g", "arguments": "{"}},
         {"index": 0, "function": {"arguments": "}"}},
+        {"index": 0, "id": "aaaaaaaaa", "function": {"arguments": " "}},
     )
     with openai_client(upstream(200, SSE, stream)).chat.completions.stream(model="m", messages=[]) as events:
         calls = events.get_final_completion().choices[0].message.tool_calls or []
-    assert [(call.id, call.function.arguments) for call in calls] == [("aaaaaaaaa", "{}"), ("bbbbbbbbb", "{}")]
+    assert [(call.id, call.function.arguments) for call in calls] == [("aaaaaaaaa", "{} "), ("bbbbbbbbb", "{}")]
 
 
 def test_arguments_as_an_object_become_text() -> None:

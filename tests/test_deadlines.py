@@ -266,6 +266,17 @@ def test_a_client_that_stops_reading_is_cut(patient: Gunicorn, upstream: Scripte
     serves(patient, upstream)
 
 
+def test_the_deadline_needs_no_send_timeout(start: Start, upstream: ScriptedUpstream) -> None:
+    """Without one a client may take its time, but not more than there is in all."""
+    server = start(MISTRAL_FILTER_CONCURRENCY=1, MISTRAL_FILTER_SEND_TIMEOUT="off", MISTRAL_FILTER_TOTAL_TIMEOUT=0.6)
+    upstream.script = {CHAT: flood("text/event-stream"), "/v1/models": json_answer({"other": True})}
+    with deaf(server.port, build_request("POST", CHAT, BODY)):
+        upstream.wait()
+        eventually(lambda: ask(server.port, "GET", "/v1/models").status == 200, "the place is free")
+    upstream.drop()
+    serves(server, upstream)
+
+
 @pytest.mark.parametrize("half_close", [True, False], ids=["half-closed", "deadline"])
 def test_a_client_that_stops_reading_when_its_time_is_over_is_cut(
     start: Start, upstream: ScriptedUpstream, half_close: bool
@@ -588,17 +599,27 @@ SPLITS = [
 
 
 def test_heartbeats_do_not_need_the_end_of_a_chunk(beating: Gunicorn, upstream: ScriptedUpstream) -> None:
-    """Silence after a chunk whose line end came late, or after half of the next chunk's length."""
-    seen = [threading.Event(), threading.Event()]
+    """Silence after a chunk whose line end came late or in pieces, within the next one's length, and after it."""
+    seen = [threading.Event() for _ in range(4)]
 
     def script(exchange: Exchange) -> None:
         exchange.send(STREAM_HEAD["chunked"] + b"9\r\ndata: 1\n\n")
         exchange.sleep(0.05)
-        exchange.send(b"\r\n")
+        exchange.send(b"\r")
         seen[0].wait(1.1)
-        exchange.send(b"0000")
+        exchange.send(b"\n")
+        exchange.sleep(0.05)
+        exchange.send(b"000")
         seen[1].wait(1.1)
-        exchange.send(b"9\r\ndata: 2\n\n\r\n0\r\n\r\n")
+        exchange.send(b"0")
+        exchange.sleep(0.05)
+        exchange.send(b"9;a=b\r\n")
+        seen[2].wait(1.1)
+        for byte in b"data: 2\n\n\r\n0":
+            exchange.send(bytes((byte,)))
+            exchange.sleep(0.005)
+        seen[3].wait(1.1)
+        exchange.send(b"\r\n\r\n")
 
     upstream.script = script
     body, complete = read_beats(beating.port, "m", seen, "my-client")

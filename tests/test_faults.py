@@ -820,6 +820,14 @@ def test_a_refusal_in_several_members_is_read(proxy: Gunicorn, upstream: Scripte
     invariants(proxy, upstream, 1)
 
 
+def test_the_end_of_a_chunk_is_looked_at(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """What stands where a chunk has to end is not read over."""
+    headers = [("Content-Type", "application/json"), ("Transfer-Encoding", "chunked")]
+    upstream.script = chain(raw(head_bytes(200, headers) + b'8\r\n{"ok":1}XX0\r\n\r\n'), Exchange.keep_alive)
+    refused(send(proxy), 502, "upstream_cut")
+    invariants(proxy, upstream, 1)
+
+
 def test_http_1_0_shows_a_cut_by_a_reset(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
     """Without framing the end of the connection is the end of the answer: one that was cut is reset, a whole one is not."""
     old = build_request("GET", "/v1/files/x/content", None, [KEY]).replace(b"HTTP/1.1", b"HTTP/1.0")

@@ -294,6 +294,17 @@ def test_a_list_of_words_is_a_branch_too() -> None:
     assert forbidden(flat(violation, extra(*loc))) == [["body", *loc]]
 
 
+def test_places_beyond_counting_are_done() -> None:
+    """Time grows with a refusal and no faster: a long conversation's, and one that can be read in very many ways."""
+    many = [extra("messages", n, "user", "content", CHUNKS, 0, "text", "x") for n in range(4000)]
+    strings = [other("string_type", "messages", n, "user", "content", "str") for n in range(4000)]
+    assert len(forbidden(flat(*many, *strings))) == 4000
+    body: Any = {"type": "a"}
+    for _ in range(60):
+        body = {"type": "a", "a": body}
+    assert dropped({"x": body}, ["x", *["a"] * 60, "zz"]) == ({"x": body}, [])
+
+
 def test_a_place_without_end_names_nothing() -> None:
     """No validator writes so many parts."""
     assert forbidden(flat(extra(*["x"] * 5000))) == []

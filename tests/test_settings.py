@@ -237,6 +237,7 @@ WRONG = [
     ("read_timeout", "10s"),
     ("proxy", "proxy.example.com:3128"),
     ("proxy", "socks5://proxy.example.com"),
+    ("proxy", "https://proxy.example.com"),
     ("proxy", "http://proxy.example.com/path"),
     ("proxy", "http://proxy.example.com:port"),
     ("proxy", "http://proxy.example.com:99999"),

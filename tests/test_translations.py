@@ -811,7 +811,111 @@ CASES = [
         )
         for name, loss in (("f", "none"), ("g", "lost"))
     ),
+    Case(
+        "what moves out of a tool's result is judged too",
+        chat(
+            USER,
+            calls(call()),
+            result(
+                content=[
+                    {"type": "image_url", "image_url": {"url": "u", "detail": "original", "format": "png"}, "cache_control": {}}
+                ]
+            ),
+            BYE,
+        ),
+        chat(
+            USER,
+            calls(call()),
+            result(content="attachment"),
+            parts({"type": "image_url", "image_url": {"url": "u", "detail": "high"}}),
+            BYE,
+        ),
+        [
+            ("messages[2].content[0]", "move", "approximate"),
+            ("messages[3]", "insert", "none"),
+            ("messages[2].content[0].cache_control", "drop", "none"),
+            ("messages[2].content[0].image_url.detail", "set", "approximate"),
+            ("messages[2].content[0].image_url.format", "drop", "lost"),
+        ],
+    ),
+    Case(
+        "a reference in a tool's result",
+        chat(USER, calls(call()), result(content=[{"type": "reference", "reference_ids": [1]}, TEXT])),
+        chat(USER, calls(call()), result(content=[TEXT])),
+        [("messages[2].content[0]", "drop", "approximate")],
+    ),
+    Case(
+        "the places of parts behind reasoning",
+        chat(
+            USER,
+            {**parts({**TEXT, "cache_control": {}}, role="assistant"), "reasoning_content": "Hm"},
+            BYE,
+            model="magistral-small-latest",
+        ),
+        chat(USER, parts(THOUGHT, TEXT, role="assistant"), BYE, model="magistral-small-latest"),
+        [("messages[1].reasoning_content", "rename", "none"), ("messages[1].content[0].cache_control", "drop", "none")],
+    ),
+    Case(
+        "thinking in a system message that becomes a user's",
+        chat(USER, ANSWER, parts(TEXT, THOUGHT, role="system"), BYE),
+        chat(USER, ANSWER, parts(TEXT, {"type": "text", "text": "Hm"}), BYE),
+        [("messages[2].content[1]", "set", "approximate"), ("messages[2].role", "set", "approximate")],
+    ),
+    Case(
+        "an allowed tool that is no function",
+        {
+            "tools": [{"type": "web_search"}, FUNCTION],
+            "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "web_search"}]},
+        },
+        {"tools": [{"type": "web_search"}], "tool_choice": "auto"},
+        [("tool_choice", "set", "none"), ("tools[1]", "drop", "none")],
+    ),
+    Case(
+        "Mistral's own file in OpenAI's form",
+        chat(parts({"type": "file", "file": {"file_id": "3b6d45eb-e30b-416f-8019-f47e2e93d930", "filename": "a.pdf"}, "foo": 1})),
+        chat(parts({"type": "file", "file_id": "3b6d45eb-e30b-416f-8019-f47e2e93d930"})),
+        [
+            ("messages[0].content[0].file", "rename", "none"),
+            ("messages[0].content[0].file.filename", "drop", "lost"),
+            ("messages[0].content[0].foo", "drop", "lost"),
+        ],
+    ),
+    *(
+        Case(
+            f"reasoning {given}",
+            {"reasoning": given, "reasoning_effort": None},
+            {"reasoning": GONE, "reasoning_effort": effort},
+            changes,
+        )
+        for given, effort, changes in [
+            ({"effort": "high"}, "high", [("reasoning.effort", "rename", "none")]),
+            ({"enabled": True}, None, [("reasoning.enabled", "drop", "lost")]),
+            ({}, None, [("reasoning", "drop", "none")]),
+            ({"effort": None}, None, [("reasoning.effort", "drop", "none")]),
+        ]
+    ),
     # ------------------------------------------------------------------------------------------------------ Responses bodies
+    Case(
+        "assistants who say nothing beside calls",
+        {
+            "input": [
+                USER,
+                {"role": "assistant"},
+                {"type": "function_call", "call_id": "abcDEF121", "name": "f", "arguments": "{}"},
+                {"role": "assistant", "content": None},
+                {"role": "assistant", "content": "mid"},
+                {"type": "function_call_output", "call_id": "abcDEF121", "output": "1"},
+            ]
+        },
+        {"input": GONE, "messages": [USER, {**calls(call("abcDEF121")), "content": "mid"}, result("abcDEF121", "1")]},
+        [("input", "rename", "none"), ("input[3]", "drop", "none")],
+    ),
+    Case(
+        "a format in both forms",
+        {"input": "Hi", "text": {"format": {"type": "json_object"}}, "response_format": {"type": "text"}},
+        {"input": GONE, "text": GONE, "messages": [USER]},
+        [("input", "rename", "none"), ("text.format", "drop", "lost")],
+    ),
     Case(
         "messages null beside an input",
         {"input": "Hi", "messages": None},
@@ -1083,6 +1187,23 @@ def test_the_legacy_form_of_a_call_pairs() -> None:
     assert body["messages"] == [USER, calls(call(made, arguments='{"a":1}')), result(made, name="f")]
     assert ("messages[1].function_call", "rename", "none") in [(c.path, c.action, c.loss) for c in changes]
     assert ("messages[2].role", "set", "none") in [(c.path, c.action, c.loss) for c in changes]
+
+
+def test_nothing_said_between_a_call_and_its_result_does_not_part_them() -> None:
+    """An empty assistant message, which goes, does not end the calls that are open."""
+    legacy = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}
+    a, b = ids(legacy, {"role": "assistant", "content": ""}, {"role": "function", "name": "f", "content": "r"})
+    assert a == b
+
+
+def test_two_items_with_one_call_id_are_two_calls() -> None:
+    """What stands between their results is put behind both."""
+    made = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    done = {"type": "function_call_output", "call_id": "c", "output": "r"}
+    body = json.dumps({"model": "m", "input": [USER, made, made, done, BYE, done]}).encode()
+    messages = json.loads(filter_body(body).body)["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant", "tool", "tool", "user"]
+    assert [call["id"] for call in messages[1]["tool_calls"]] == [message["tool_call_id"] for message in messages[2:4]]
 
 
 def test_two_legacy_calls_are_two() -> None:

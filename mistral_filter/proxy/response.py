@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import math
 import re
 import time
 import zlib
@@ -76,6 +77,7 @@ def respond(
 
     *key* is the server's own, which must not come down. Raises MistralFilterError while the failure can be a status.
     """
+    patience = math.inf if limits.send is None else limits.send
     if key is not None:
         reply = _without(reply, key)
     if environ["REQUEST_METHOD"] == "HEAD" or reply.status in (204, 304):
@@ -94,7 +96,7 @@ def respond(
         raise protocol()  # nobody asked for it, and it cannot be looked into
     if kind == "text/event-stream":
         pieces = _keyless(reply.chunks(heartbeat=limits.heartbeat if plain else None), key)
-        stream = _stream(reply, needs.events(pieces) if plain else pieces, environ, limits.send, live=True, events=plain)
+        stream = _stream(reply, needs.events(pieces) if plain else pieces, environ, patience, live=True, events=plain)
         live = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
         if plain:
             live["Content-Length"] = ""  # an event of ours may come in between
@@ -104,10 +106,10 @@ def respond(
     if kind != "application/json" or (reply.length or 0) > limit:
         pieces = _keyless(reply.chunks(), key)
         first = next(pieces, b"")  # a failure before it can still be a status
-        return _response(reply, _stream(reply, chain([first], pieces), environ, limits.send))
+        return _response(reply, _stream(reply, chain([first], pieces), environ, patience))
     content, rest = reply.whole(limit)
     if rest is not None:
-        return _response(reply, _stream(reply, _keyless(chain(_slices(content), rest), key), environ, limits.send))
+        return _response(reply, _stream(reply, _keyless(chain(_slices(content), rest), key), environ, patience))
     if key is not None:
         content = b"".join(_keyless(iter((content,)), key))
         if _quotes(content, key):  # with escapes in it
@@ -115,9 +117,8 @@ def respond(
     if rewrites:
         content = needs.whole(reply.status, content_type, content)
     if len(content) > PIECE:
-        return _response(reply, _stream(reply, _slices(content), environ, limits.send), {"Content-Length": str(len(content))})
-    if limits.send is not None:
-        reply.watch.sending_until = time.monotonic() + limits.send
+        return _response(reply, _stream(reply, _slices(content), environ, patience), {"Content-Length": str(len(content))})
+    reply.watch.sending_until = time.monotonic() + patience
     return _response(reply, content, {"Content-Length": str(len(content))})
 
 
@@ -125,7 +126,7 @@ def _stream(
     reply: Reply,
     pieces: Iterator[bytes],
     environ: WSGIEnvironment,
-    patience: float | None,
+    patience: float,
     *,
     live: bool = False,
     events: bool = False,
@@ -145,16 +146,14 @@ def _stream(
             raise_reason(watch)  # what is here already can take a slow client longer than there is time
             if not piece and not (events and tail.endswith(_EVENT_ENDS)):
                 continue
-            if patience is not None:
-                watch.sending_until = time.monotonic() + patience
+            watch.sending_until = time.monotonic() + patience
             yield piece or b": keep-alive\n\n"
             watch.sending_until = None
             tail = (tail + piece)[-4:]
     except (UpstreamError, ClientGone) as error:
         environ["mistral_filter.outcome"] = error.code
         if events and isinstance(error, UpstreamError) and tail.endswith(_EVENT_ENDS):
-            if patience is not None:
-                watch.sending_until = time.monotonic() + patience
+            watch.sending_until = time.monotonic() + patience
             yield b"data: " + error.body() + b"\n\n"
         if environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
             reset_when_closed(watch.client)

@@ -197,9 +197,9 @@ def _origins(text: str) -> tuple[str, ...]:
 
 
 def _proxy(text: str) -> str:
-    match = re.fullmatch(r"https?://([^\s/@?#]+@)?([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?", text)
+    match = re.fullmatch(r"http://([^\s/@?#]+@)?([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?", text)
     if match is None:
-        raise ValueError("write a URL such as http://proxy.example.com:3128")
+        raise ValueError("write a URL such as http://proxy.example.com:3128; TLS to the upstream goes through it end to end")
     _port(match[3])
     return text
 

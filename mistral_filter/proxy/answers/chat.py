@@ -125,7 +125,7 @@ class _Calls:
         id = None if id in _NO_ID else id
         starts = bool(as_text((as_object(call.get("function")) or {}).get("name")))
         if isinstance(given, int):
-            index = self.moved.get(given, given)
+            index = self.by_id.get(id or "", self.moved[given]) if given in self.moved else given
             if id is not None and starts and index in self.begun and self.by_id.get(id) != index:
                 index = self.moved[given] = self.by_id.get(id, self.highest + 1)
         elif id is not None:

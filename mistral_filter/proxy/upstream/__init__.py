@@ -113,11 +113,10 @@ class Reply(NamedTuple):
         response = self.raw._original_response  # type: ignore[attr-defined]
         waited = 0.0
         while not response.ready():
-            half = response.half
             step = min(seconds, self.silence - waited)
             if wait_for_read(response.sock, timeout=step):
-                if half or not (response.ready() or response.half or response.came):
-                    return  # the rest of a line, which cannot be seen behind its first half; or the end
+                if not (response.ready() or response.came):
+                    return  # the end
                 continue
             waited += step
             if waited >= self.silence:

@@ -58,6 +58,7 @@ class _Shared:
     caller: str | None = None
     retired = False
     sock: Any
+    _tunnel_host: str | None
     _again: tuple[tuple[Any, ...], dict[str, Any]] | None = None
 
     def connect(self) -> None:
@@ -69,7 +70,8 @@ class _Shared:
         self._attach()
         reused = self.sock is not None
         super().request(*args, body=body, headers=headers, **kwargs)  # type: ignore[misc]
-        repeatable = reused and isinstance(body, (bytes, type(None)))
+        # (a tunnel is forgotten with the connection that it was for)
+        repeatable = reused and isinstance(body, (bytes, type(None))) and not self._tunnel_host
         self._again = (args, {**kwargs, "body": body, "headers": headers}) if repeatable else None
 
     def getresponse(self) -> Any:
@@ -190,14 +192,17 @@ class _Returning:
         """Closes what has been idle: after a burst all but the last at once, that one before the other side might do it."""
         now = time.monotonic()
         with self._lock:
-            spare = self._idle[: max(0, len(self._idle) - _KEPT)]
-            closing = [conn for conn in spare if now - conn.idle_since > _REAP_SECONDS]
-            closing += [conn for conn in self._idle if conn not in closing and not conn.is_connected]
-            self._idle = [conn for conn in self._idle if conn not in closing]
-            self._reaping = bool(self._idle)
+            spare = len(self._idle) - _KEPT
+            kept: list[Any] = []
+            closing: list[Any] = []
+            for place, conn in enumerate(self._idle):
+                goes = (place < spare and now - conn.idle_since > _REAP_SECONDS) or not conn.is_connected
+                (closing if goes else kept).append(conn)
+            self._idle = kept
+            self._reaping = again = bool(kept)
         for conn in closing:
             conn.close()
-        if self._reaping:
+        if again:
             self._reap_later()
 
 

@@ -63,8 +63,9 @@ class Answer(http.client.HTTPResponse):
     chunk's size that was cut between two digits.
     """
 
-    came = half = False
-    """What ``ready`` found that is no piece: the end of a chunk; half of the line before one."""
+    came = False
+    _line = b""
+    """What has been taken in of the line that says how long the next chunk is."""
 
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
@@ -116,12 +117,21 @@ class Answer(http.client.HTTPResponse):
             return False
 
     def _read_next_chunk_size(self) -> int:
-        line = self.fp.readline(_MAX_CHUNK_LINE)
+        line, self._line = self._line, b""
+        if not line.endswith(b"\n"):
+            line += self.fp.readline(_MAX_CHUNK_LINE)
         size = line.partition(b";")[0].strip()
         if not line.endswith(b"\n") or not size or size.strip(b"0123456789abcdefABCDEF"):
             super()._close_conn()  # type: ignore[misc]
             raise ValueError("chunk size")  # the caller makes an IncompleteRead of it
         return int(size, 16)
+
+    def _safe_read(self, amt: int) -> bytes:
+        """The standard library reads past the end of a chunk without looking at it."""
+        data: bytes = super()._safe_read(amt)  # type: ignore[misc]
+        if self.chunked and self.chunk_left == 0 and data != b"\r\n":
+            raise http.client.IncompleteRead(b"")
+        return data
 
     def _close_conn(self) -> None:
         if self.fp is not None and not self.will_close and self._waiting():
@@ -130,21 +140,28 @@ class Answer(http.client.HTTPResponse):
         super()._close_conn()  # type: ignore[misc]
 
     def ready(self) -> bool:
-        """Whether a piece of the body is there to be read at once. True when there is nothing to wait for."""
-        self.came = self.half = False
+        """Whether a piece of the body is there to be read at once. True when there is nothing to wait for.
+
+        What comes between two chunks is taken in on the way, however it is cut; ``came`` says whether any of it was there.
+        """
+        self.came = False
         if self.fp is None:
             return True
-        there = self._waiting()
-        if not self.chunked or self.chunk_left:
-            return bool(there)
-        if self.chunk_left == 0 and there.startswith(b"\r\n"):  # the end of the chunk before, which may come late
-            self.fp.read(2)
-            self.chunk_left = None
-            self.came = True
-            there = self._waiting()
-        whole = b"\n" in there  # the line that says how long the next chunk is
-        self.half = bool(there) and not whole
-        return whole
+        if self.chunked and not self.chunk_left:
+            while not self._line.endswith(b"\n"):
+                there = self._waiting()
+                if not there:
+                    return False
+                self._line += self.fp.read(there.find(b"\n") + 1 or len(there))
+                self.came = True
+                if self.chunk_left == 0 and self._line.endswith(b"\n"):  # the end of the chunk before
+                    self.chunk_left = None
+                    self._line = self._line if self._line != b"\r\n" else b""  # anything else is no length either
+                if len(self._line) > _MAX_CHUNK_LINE:
+                    return True
+            if not self._line.strip(b"0\r\n"):  # the last chunk
+                return True
+        return bool(self._waiting())
 
     def _waiting(self) -> bytes:
         """The first bytes of what has come and is not read yet, in a buffer or in the socket."""
