@@ -117,6 +117,7 @@ class Reply(NamedTuple):
             if wait_for_read(response.sock, timeout=step):
                 if not (response.ready() or response.came):
                     return  # the end
+                waited = 0.0
                 continue
             waited += step
             if waited >= self.silence:
