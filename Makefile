@@ -18,7 +18,7 @@ run: $(VENV)/.runs
 test: $(VENV)/.tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # Compares the tables with the newest SDK of Mistral's, in an environment of its own; exit status 1 on a difference.
 drift:
