@@ -67,8 +67,8 @@ class _Turns:
         self._changes = changes
         self._results = Counter(_call_id(item) for item in items if isinstance(item, dict) and _kind(item) in _RESULTS)
         """The results that are still to come."""
-        self._open: Counter[str | None] = Counter()
-        """The calls whose results are among them."""
+        self._open: dict[str | None, int] = {}
+        """How many calls with an id wait for results that are among them."""
         self._calling: Node = {}
         """The message that makes those calls."""
         self._held: list[tuple[Any, str]] = []
@@ -140,16 +140,19 @@ class _Turns:
         caller.setdefault("tool_calls", []).append(call)
         self._calling = caller
         id = _call_id(item)
-        if self._results[id] > self._open[id]:
-            self._open[id] += 1
-        self._open += Counter()  # without what is at zero
+        waiting = self._open.get(id, 0)
+        if self._results[id] > waiting:
+            self._open[id] = waiting + 1
 
     def _result(self, item: Node, path: str) -> None:
         message = {"role": "tool", "tool_call_id": item.get("call_id", NULL), "content": item.get("output", "")}
         self._append(message, path)
         report_rest(item, ("type", "call_id", "output"), path, self._changes)
-        self._results[_call_id(item)] -= 1
-        self._open -= Counter((_call_id(item),))
+        id = _call_id(item)
+        self._results[id] -= 1
+        waiting = self._open.pop(id, 0)
+        if waiting > 1:
+            self._open[id] = waiting - 1
 
     def _assistants(self) -> Node | None:
         """The last message if it is an assistant's: what comes next of his belongs to it."""
