@@ -1,0 +1,78 @@
+"""What one worker holds at a time, all callers together: calls under way, and bytes of request bodies."""
+
+from __future__ import annotations
+
+import threading
+
+from mistral_filter.errors import Overloaded
+
+__all__ = ["SMALL_BODY", "Budget", "Held"]
+
+SMALL_BODY = 1024 * 1024
+"""Bytes. Bodies up to this size have a reserve of their own, so that large ones cannot starve chat."""
+
+
+class Budget:
+    """The bounds of one worker.
+
+    *calls* is the number of calls under way, None for no bound. *body_bytes* is what the bodies in hand may hold together, at
+    least *max_body*, the largest body allowed. A quarter of it is the reserve for small bodies.
+    """
+
+    def __init__(self, *, calls: int | None = None, body_bytes: int = 64 * 1024 * 1024, max_body: int = 32 * 1024 * 1024) -> None:
+        self._calls = 0
+        self._max_calls = calls
+        self._small = self._large = 0
+        self._max_small = max(body_bytes // 4, SMALL_BODY)
+        self._max_large = max(body_bytes - self._max_small, max_body)
+        self._lock = threading.Lock()
+
+    def take_call(self) -> None:
+        """Counts a call; raises Overloaded when too many are under way."""
+        with self._lock:
+            if self._max_calls is not None and self._calls >= self._max_calls:
+                raise Overloaded("Too many calls are under way. Try again in a moment.")
+            self._calls += 1
+
+    def return_call(self) -> None:
+        """Gives back what ``take_call`` took."""
+        with self._lock:
+            self._calls -= 1
+
+
+class Held:
+    """The bytes of one request's body that are in memory, counted as they come."""
+
+    __slots__ = ("_budget", "_large", "_small")
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget, self._small, self._large = budget, 0, 0
+
+    @property
+    def large(self) -> bool:
+        """Whether the body is over SMALL_BODY."""
+        return self._small + self._large > SMALL_BODY
+
+    def add(self, count: int) -> None:
+        """Counts *count* more bytes; raises Overloaded (``body_budget``) when the worker holds too many already."""
+        budget = self._budget
+        with budget._lock:
+            if self._small + self._large + count <= SMALL_BODY and budget._small + count <= budget._max_small:
+                self._small += count
+                budget._small += count
+                return
+            wanted = count + self._small  # a body that turns out to be large leaves the reserve
+            if budget._large + wanted <= budget._max_large:
+                budget._small -= self._small
+                budget._large += wanted
+                self._small, self._large = 0, self._large + wanted
+                return
+        raise Overloaded(code="body_budget")
+
+    def release(self) -> None:
+        """Gives all of it back."""
+        budget = self._budget
+        with budget._lock:
+            budget._small -= self._small
+            budget._large -= self._large
+            self._small = self._large = 0

@@ -1,0 +1,196 @@
+"""Watches the sockets and deadlines of all calls under way. The only file of the proxy that knows gevent.
+
+A server tells an application nothing about a client that left or stopped reading, and a blocking read knows no deadline but its
+own. So one watcher per process looks at every call four times a second: it compares the call's deadline with the clock, asks the
+kernel which clients closed their side (one system call for all of them), and shuts down the socket that a call waits for. The
+call then wakes, finds the reason in its own state, and answers. No wait has a timer of its own.
+
+Hang-ups are seen on Linux (EPOLLRDHUP) and where the server shows its socket (gunicorn's ``environ["gunicorn.socket"]``);
+deadlines work everywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+__all__ = ["INTERVAL", "Watched", "every_interval", "let_others_run", "reset_on_close", "shut_down", "unwatch", "watch"]
+
+INTERVAL = 0.25
+"""Seconds between two looks. A deadline is met that much late at most."""
+
+_log = logging.getLogger("mistral_filter")
+
+_RDHUP = getattr(select, "EPOLLRDHUP", 0)
+
+
+class Watched(Protocol):
+    """What the watcher looks at. Times are of ``time.monotonic()``."""
+
+    client: Any
+    """The client's socket, or None where the server does not show it."""
+    until: float
+    """When the deadline of the current wait passes; ``math.inf`` for none."""
+
+    def overdue(self, now: float) -> None:
+        """Called when ``until`` has passed. It moves ``until``, or is called again."""
+
+    def client_left(self, now: float) -> None:
+        """Called once, when the client has closed its side of the connection."""
+
+
+def _original(module: str, name: str) -> Any:
+    """A name of the standard library as it is without gevent's patches."""
+    monkey = sys.modules.get("gevent.monkey")
+    return getattr(sys.modules[module], name) if monkey is None else monkey.get_original(module, name)
+
+
+def let_others_run() -> None:
+    """Gives way to the other requests of this worker: greenlets and threads alike."""
+    time.sleep(0)
+
+
+def shut_down(sock: Any, how: int) -> None:
+    """Shuts *sock* down (``socket.SHUT_RD`` …) below TLS and below gevent; nothing happens if it is None or closed.
+
+    The request that waits for the socket wakes as if the other side had closed it. ``SSLSocket.shutdown`` would take the TLS
+    state away from a request that may be reading, and gevent's would raise into it.
+    """
+    if sock is None:
+        return
+    with contextlib.suppress(OSError, ValueError):
+        descriptor = sock.fileno()
+        if descriptor >= 0:
+            same = _original("socket", "socket")(fileno=descriptor)
+            try:
+                same.shutdown(how)
+            finally:
+                same.detach()
+
+
+def reset_on_close(client: Any) -> None:
+    """Has the connection of *client* end with a reset: where no framing tells a cut answer from a whole one, that does."""
+    if client is not None:
+        with contextlib.suppress(OSError):
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+class _Watcher:
+    """The one watcher of a process."""
+
+    def __init__(self) -> None:
+        self._calls: dict[int, Watched] = {}
+        self._young: dict[int, Watched] = {}
+        """Calls since the last look. Most end before the next one, and cost no system call."""
+        self._clients: dict[int, Watched] = {}
+        """By descriptor: the calls whose client is registered with the poll object."""
+        self._poll = _original("select", "epoll")() if _RDHUP else None
+        self._chores: list[Callable[[float], bool]] = []
+        self._busy = threading.Event()
+        self._started = False
+
+    def add(self, call: Watched) -> None:
+        self._young[id(call)] = call
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._started:
+            self._started = True
+            threading.Thread(target=self._run, name="mistral-filter-sockets", daemon=True).start()
+        if not self._busy.is_set():
+            self._busy.set()
+
+    def remove(self, call: Watched) -> None:
+        if self._young.pop(id(call), None) is None and self._calls.pop(id(call), None) is not None:
+            self._forget_client(call)
+
+    def every_interval(self, chore: Callable[[float], bool]) -> None:
+        if chore not in self._chores:
+            self._chores.append(chore)
+            self._wake()
+
+    def _run(self) -> None:
+        while True:
+            self._busy.wait()
+            time.sleep(INTERVAL)
+            try:
+                self._look(time.monotonic())
+            except Exception as error:  # whatever is wrong with one socket, the others are still watched
+                _log.error("watching failed: %s", type(error).__name__)
+            if not (self._young or self._calls or self._chores):
+                self._busy.clear()
+                if self._young or self._chores:  # added in between
+                    self._busy.set()
+
+    def _look(self, now: float) -> None:
+        for key in list(self._young):
+            if (call := self._young.pop(key, None)) is not None:
+                self._calls[key] = call
+                self._register_client(call)
+        for descriptor, _ in self._poll.poll(0) if self._poll is not None and self._clients else ():
+            if (call := self._clients.get(descriptor)) is not None:
+                self._forget_client(call)
+                call.client_left(now)
+        for call in [call for call in list(self._calls.values()) if call.until < now]:
+            call.overdue(now)
+        for chore in list(self._chores):
+            if not chore(now):
+                self._chores.remove(chore)
+
+    def _register_client(self, call: Watched) -> None:
+        descriptor = -1 if call.client is None or self._poll is None else call.client.fileno()
+        if descriptor < 0:
+            return
+        assert self._poll is not None
+        with contextlib.suppress(OSError):
+            try:
+                self._poll.register(descriptor, _RDHUP)
+            except FileExistsError:  # a call that ended in another way left it behind
+                self._poll.modify(descriptor, _RDHUP)
+            self._clients[descriptor] = call
+
+    def _forget_client(self, call: Watched) -> None:
+        descriptor = -1 if call.client is None or self._poll is None else call.client.fileno()
+        if self._clients.get(descriptor) is call:
+            del self._clients[descriptor]
+            assert self._poll is not None
+            with contextlib.suppress(OSError):
+                self._poll.unregister(descriptor)
+        elif descriptor < 0:  # closed: the kernel has forgotten it already
+            for known, other in list(self._clients.items()):
+                if other is call:
+                    del self._clients[known]
+
+
+# Made at first use in each process, without a lock: a lock made before gevent patched threading would stop the whole worker.
+_own: dict[str, _Watcher] = {}
+os.register_at_fork(after_in_child=_own.clear)
+
+
+def _watcher() -> _Watcher:
+    return _own.get("watcher") or _own.setdefault("watcher", _Watcher())
+
+
+def watch(call: Watched) -> None:
+    """Begins to look at *call*."""
+    _watcher().add(call)
+
+
+def unwatch(call: Watched) -> None:
+    """Stops looking at *call*."""
+    if (watcher := _own.get("watcher")) is not None:
+        watcher.remove(call)
+
+
+def every_interval(chore: Callable[[float], bool]) -> None:
+    """Calls *chore* with the time at every look until it returns False. A chore that is there already is not added again."""
+    _watcher().every_interval(chore)
