@@ -12,7 +12,7 @@ from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
 
 from mistral_filter.changes import HEADER
-from mistral_filter.errors import MistralFilterError
+from mistral_filter.errors import MistralFilterError, from_status
 from mistral_filter.flask import FilterRefusal, init_app
 from mistral_filter.proxy.exchange import Exchange
 from mistral_filter.proxy.logs import Record, RequestLog, configure
@@ -137,13 +137,8 @@ def _http_error(error: HTTPException) -> Response:
     """Flask's own errors in the one shape."""
     if isinstance(error, FilterRefusal):
         return error_response(error.error)
-    own = MistralFilterError(error.name + ".", code=error.name.lower().replace(" ", "_"))
-    own.status = error.code or 500
-    own.type = "invalid_request_error" if own.status < 500 else "server_error"
-    response = error_response(own)
-    if error.code == 405 and (allow := error.get_response().headers.get("Allow")):
-        response.headers["Allow"] = allow
-    return response
+    allow = error.get_response().headers.get("Allow") if error.code == 405 else None
+    return error_response(from_status(error.code or 500, [("Allow", allow)] if allow else ()))
 
 
 def _defect(error: Exception) -> Response:
@@ -152,7 +147,7 @@ def _defect(error: Exception) -> Response:
     while trace is not None:
         place, trace = f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}", trace.tb_next
     logging.getLogger("mistral_filter").error("unexpected %s in %s", type(error).__name__, place)
-    return error_response(MistralFilterError("Something went wrong in mistral-filter.", code="internal"))
+    return error_response(MistralFilterError())
 
 
 def _serve_metrics(app: Flask) -> Callable[[Record], None]:

@@ -881,7 +881,7 @@ def test_a_break_comes_after_what_was_whole() -> None:
 
     def breaking(*pieces: bytes) -> Iterator[bytes]:
         yield from pieces
-        raise UpstreamError(502, "upstream_cut", "cut")
+        raise UpstreamError("upstream_cut", "cut")
 
     for last in (b'data: {"choi', REASONING[4][:-1], REASONING[4][:-2]):
         for pieces in ([REASONING[1] + REASONING[2] + last], [REASONING[1] + REASONING[2], last]):

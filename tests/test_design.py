@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import json
+import re
 import subprocess
 import sys
 import textwrap
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from mistral_filter import errors
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "mistral_filter"
+ERRORS = {each: thing for each, thing in vars(errors).items() if inspect.isclass(thing) and issubclass(thing, Exception)}
 FILES = [*sorted(PACKAGE.rglob("*.py")), ROOT / "app.py", ROOT / "gunicorn.conf.py"]
 
 
@@ -208,36 +215,151 @@ def test_the_dependencies_say_so() -> None:
 def test_the_errors_are_exactly_these() -> None:
     """A new error is a decision: it needs a status, a code and a place in the tree."""
     assert errors.__all__ == [
+        "CODES",
         "MAX_DEPTH",
+        "NO_RETRY",
         "BadRequest",
         "BodyTimeout",
         "BodyTooLarge",
         "ClientGone",
+        "Code",
         "InvalidJSON",
         "MethodNotAllowed",
         "MistralFilterError",
         "NotFound",
         "Overloaded",
         "Refused",
+        "TooComplex",
         "TooDeep",
         "Unauthorized",
         "UnsupportedEncoding",
         "UpstreamError",
+        "from_status",
     ]
-    defined = {each for each, thing in vars(errors).items() if isinstance(thing, type) and issubclass(thing, Exception)}
-    assert set(errors.__all__) - {"MAX_DEPTH"} == defined
+    assert {each for each in errors.__all__ if inspect.isclass(getattr(errors, each))} == {*ERRORS, "Code"}
 
 
 def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
     """The drawing at the top of the file names every error at its depth in the inheritance, with its status."""
-    drawn = [line for line in (errors.__doc__ or "").splitlines() if "── " in line or line == "MistralFilterError"]
+    drawn = [line for line in (errors.__doc__ or "").splitlines() if "── " in line or line.startswith("MistralFilterError ")]
     root = len(errors.MistralFilterError.__mro__)
     depth = {line.strip("│├└─ ").split()[0]: (len(line) - len(line.lstrip("│├└─ "))) // 4 for line in drawn}
-    assert depth == {each: len(getattr(errors, each).__mro__) - root for each in errors.__all__ if each != "MAX_DEPTH"}
+    assert depth == {each: len(error.__mro__) - root for each, error in ERRORS.items()}
     for line in drawn:
         each, _, rest = line.strip("│├└─ ").partition(" ")
         if rest.strip()[:3].isdigit() and each != "UpstreamError":
-            assert getattr(errors, each).status == int(rest.strip()[:3]), each
+            assert errors.CODES[ERRORS[each].code].status == int(rest.strip()[:3]), each
+
+
+def constructed_codes(file: Path) -> Iterator[str]:
+    """The codes in a file: ``code="…"`` in calls, the default of a class of errors, and the argument of UpstreamError."""
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        values: list[ast.expr] = []
+        if isinstance(node, ast.Call):
+            values += [keyword.value for keyword in node.keywords if keyword.arg == "code"]
+            if isinstance(node.func, ast.Name) and node.func.id == "UpstreamError":
+                values += node.args[:1]
+        elif isinstance(node, ast.ClassDef):
+            for each in node.body:
+                if isinstance(each, ast.Assign) and isinstance(each.targets[0], ast.Name) and each.targets[0].id == "code":
+                    values.append(each.value)
+        yield from (value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str))
+
+
+def test_every_code_that_is_raised_is_in_the_table() -> None:
+    """A misspelt code would be a KeyError in the middle of a refusal: it is found here."""
+    files = [file for file in FILES if file.parent.name != "sandbox"]  # that one speaks for Mistral
+    found = {code: name(file) for file in files for code in constructed_codes(file)}
+    assert {"invalid_json", "bad_path", "upstream_cut", "internal"} <= found.keys()
+    assert {code: file for code, file in found.items() if code not in errors.CODES} == {}
+
+
+def test_the_readme_explains_every_code() -> None:
+    """The table of errors in the README has every code once, in a row with its status, and no other."""
+    section = (ROOT / "README.md").read_text("utf-8").partition("\n## Errors\n")[2].partition("\n## ")[0]
+    table = section.partition("| status | code | when |\n")[2].partition("\n\n")[0].splitlines()[1:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")[:2]] for line in table]
+    explained = [(code, statuses.split(", ")) for statuses, codes in rows for code in re.findall(r"`(\w+)`", codes)]
+    assert sorted(code for code, _ in explained) == sorted(errors.CODES)
+    assert [code for code, statuses in explained if str(errors.CODES[code].status) not in statuses] == []
+    for statuses, codes in rows:
+        assert set(statuses.split(", ")) == {str(errors.CODES[code].status) for code in re.findall(r"`(\w+)`", codes)}
+
+
+def test_an_error_is_what_its_code_says() -> None:
+    """Status, type and message come from the table; a message and headers of its own are kept; an unknown code is a defect."""
+    for code, (status, kind, sentence) in errors.CODES.items():
+        error = errors.MistralFilterError(code=code)
+        assert (error.status, error.type, error.message, str(error)) == (status, kind, sentence, sentence)
+        assert json.loads(error.body()) == {"error": {"message": sentence, "type": kind, "param": None, "code": code}}
+        by_status = "invalid_request_error" if status < 500 else "server_error"
+        assert kind == {401: "authentication_error"}.get(status, "upstream_error" if code.startswith("upstream_") else by_status)
+    busy = errors.Overloaded("Wait.", code="body_budget", headers=[errors.NO_RETRY])
+    assert (busy.status, busy.message, busy.headers) == (503, "Wait.", (("Retry-After", "1"), ("X-Should-Retry", "false")))
+    assert errors.Overloaded().headers == (("Retry-After", "1"),)
+    for make in (errors.MistralFilterError, errors.Overloaded):
+        with pytest.raises(KeyError, match="no_such"):
+            make("A message.", code="no_such")
+    with pytest.raises(KeyError, match="no_such"):
+        errors.UpstreamError("no_such", "A message.")
+    with pytest.raises(AttributeError):
+        busy.status = 200  # type: ignore[misc]
+
+
+def test_an_error_answers_with_a_phrase_and_its_headers() -> None:
+    """As a WSGI application every code has a status line with a phrase, and HEAD gets no body."""
+    for code, (status, *_) in errors.CODES.items():
+        error = errors.MistralFilterError(code=code, headers=[("X-A", "b")])
+        body, line, headers = run_wsgi_app(error, EnvironBuilder().get_environ())
+        assert b"".join(body) == error.body()
+        assert re.fullmatch(rf"{status} [A-Z][A-Za-z -]+", line)
+        assert (headers["X-A"], headers["Content-Length"]) == ("b", str(len(error.body())))
+        assert list(run_wsgi_app(error, EnvironBuilder(method="HEAD").get_environ())[0]) == []
+
+
+def test_a_detached_error_keeps_no_frame_alive() -> None:
+    """What is put into an environ holds neither a traceback nor the exceptions that came before it."""
+
+    class Body:
+        """Something large."""
+
+    def refuse(body: Body) -> errors.MistralFilterError:
+        try:
+            try:
+                raise ValueError
+            except ValueError as cause:
+                raise errors.InvalidJSON("No.") from cause
+        except errors.MistralFilterError as error:
+            return error
+
+    body = Body()
+    alive = weakref.ref(body)
+    kept = refuse(body)
+    del body
+    assert alive() is not None, "the frames of the traceback hold it"
+    assert kept.detached() is kept
+    gone = alive() is None
+    assert (gone, kept.__traceback__, kept.__context__, kept.__cause__, kept.message) == (True, None, None, None, "No.")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "answered"),
+    [
+        (400, "bad_request", 400),
+        (404, "not_found", 404),
+        (405, "method_not_allowed", 405),
+        (413, "body_too_large", 413),
+        (418, "bad_request", 400),
+        (431, "request_header_fields_too_large", 431),
+        (500, "internal", 500),
+        (501, "not_implemented", 501),
+        (507, "internal", 500),
+    ],
+)
+def test_the_frameworks_own_statuses_have_codes(status: int, code: str, answered: int) -> None:
+    """What Flask or gunicorn answers by itself is an error of the table too."""
+    error = errors.from_status(status, [("Allow", "GET")])
+    assert (error.code, error.status, error.headers) == (code, answered, (("Allow", "GET"),))
 
 
 def test_every_module_says_what_is_public() -> None:

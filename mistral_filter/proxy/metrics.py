@@ -13,23 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mistral_filter.errors import CODES
 from mistral_filter.proxy.logs import Record
 
 __all__ = ["create_metrics"]
 
-OUTCOMES = frozenset(
-    # how an answer ended
-    "ok client_gone error "
-    # what was refused
-    "bad_authorization bad_content_length bad_path bad_request bad_transfer_encoding body_cut_short body_timeout "
-    "body_too_large foreign_file_id internal invalid_api_key invalid_json json_too_deep method_not_allowed no_key "
-    "not_an_object not_found not_supported_by_mistral overloaded stateful_conversation strict token_ids "
-    "unsupported_content_encoding "
-    # what went wrong behind us
-    "upstream_connect_timeout upstream_cut upstream_deadline upstream_disconnected upstream_dns upstream_error_too_large "
-    "upstream_finish_error upstream_protocol upstream_redirect upstream_timeout upstream_tls upstream_unauthorized "
-    "upstream_unreachable".split()
-)
+OUTCOMES = frozenset(CODES) | {"ok", "client_gone", "client_slow", "error"}
 """The values of the label *outcome*; any other code counts as ``other``."""
 
 _BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)

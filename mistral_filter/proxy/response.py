@@ -181,12 +181,12 @@ def whole_error(reply: Reply) -> bytes:
     body, rest = reply.whole(WHOLE)
     if rest is not None:
         reply.close()
-        raise UpstreamError(502, "upstream_error_too_large", f"The upstream answered {reply.status} with a very long page.")
+        raise UpstreamError("upstream_error_too_large", f"The upstream answered {reply.status} with a very long page.")
     return body
 
 
 def _own_key_refused() -> UpstreamError:
-    return UpstreamError(502, "upstream_unauthorized", "The upstream does not accept this server's own key.")
+    return UpstreamError("upstream_unauthorized")
 
 
 def _keyless(pieces: Iterator[bytes], key: str | None) -> Iterator[bytes]:

@@ -96,7 +96,7 @@ def create_blueprint(
 
 def error_response(error: MistralFilterError) -> Response:
     """*error* as Flask answers it."""
-    request.environ.setdefault("mistral_filter.outcome", error.code or "error")  # for the log
+    request.environ.setdefault("mistral_filter.outcome", error.code)  # for the log
     return Response(error.body(), error.status, error.headers, content_type="application/json")
 
 

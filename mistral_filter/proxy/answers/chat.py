@@ -247,4 +247,4 @@ def _join(texts: list[Raw]) -> Raw:
 
 
 def _failure() -> UpstreamError:
-    return UpstreamError(502, "upstream_finish_error", 'The model stopped with an error (finish_reason "error").')
+    return UpstreamError("upstream_finish_error")

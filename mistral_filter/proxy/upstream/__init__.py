@@ -99,7 +99,7 @@ class Reply(NamedTuple):
                 yield piece
             raise_reason(self.watch)  # a connection that was shut down looks like one that ended
             if self.length is not None and received != self.length:
-                raise UpstreamError(502, "upstream_cut", "The answer from upstream was cut short.")
+                raise UpstreamError("upstream_cut")
             whole = True
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
             raise_reason(self.watch)
@@ -121,7 +121,7 @@ class Reply(NamedTuple):
                 continue
             waited += step
             if waited >= self.silence:
-                raise UpstreamError(504, "upstream_timeout", "The upstream fell silent in the middle of its answer.")
+                raise UpstreamError("upstream_timeout", "The upstream fell silent in the middle of its answer.")
             yield b""
 
     def whole(self, limit: int) -> tuple[bytes, Iterator[bytes] | None]:
@@ -235,7 +235,7 @@ def _checked(raw: Any, method: str, watch: Watch, silence: float) -> Reply:
     """The head of *raw*, or UpstreamError where it cannot be passed on safely."""
     status = raw.status
     if 300 <= status < 400 and status != 304:
-        raise UpstreamError(502, "upstream_redirect", "The upstream answered with a redirect, which is not followed.")
+        raise UpstreamError("upstream_redirect")
     if not 200 <= status <= 599:
         raise protocol()
     encodings = raw.headers.getlist("transfer-encoding")

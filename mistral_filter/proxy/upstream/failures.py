@@ -20,13 +20,13 @@ __all__ = ["broken_body", "broken_pipe", "failed", "protocol", "raise_reason"]
 
 def protocol() -> UpstreamError:
     """The answer is no HTTP that can be passed on."""
-    return UpstreamError(502, "upstream_protocol", "The upstream's answer is not valid HTTP.")
+    return UpstreamError("upstream_protocol")
 
 
 def raise_reason(watch: Watch) -> None:
     """Raises the error for which the connection was given up on purpose, if it was."""
     if watch.reason == "total_timeout":
-        raise UpstreamError(504, "upstream_deadline", "The upstream did not finish its answer in time.")
+        raise UpstreamError("upstream_deadline")
     if watch.reason == "body_timeout":
         raise BodyTimeout("The body did not come in time.")
     if watch.reason is not None:
@@ -37,25 +37,25 @@ def failed(error: BaseException) -> UpstreamError:
     """What an exception before the answer's head means. The order matters: some are subclasses of others."""
     chain = list(_chain(error))
     if isinstance(error, requests.ConnectTimeout):
-        return UpstreamError(504, "upstream_connect_timeout", "The upstream did not accept a connection in time.")
+        return UpstreamError("upstream_connect_timeout")
     if isinstance(error, (requests.exceptions.ProxyError, requests.exceptions.SSLError)):
-        return UpstreamError(502, "upstream_tls", "No secure connection to the upstream could be made.")
+        return UpstreamError("upstream_tls")
     if any(isinstance(e, urllib3.exceptions.NameResolutionError) for e in chain):
-        return UpstreamError(502, "upstream_dns", "The upstream's host name could not be resolved.")
+        return UpstreamError("upstream_dns")
     if any(isinstance(e, urllib3.exceptions.NewConnectionError) for e in chain):
-        return UpstreamError(502, "upstream_unreachable", "The upstream could not be reached.")
+        return UpstreamError("upstream_unreachable")
     if any(isinstance(e, (requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError, TimeoutError)) for e in chain):
-        return UpstreamError(504, "upstream_timeout", "The upstream did not answer in time.")
+        return UpstreamError("upstream_timeout")
     if any(isinstance(e, (http.client.RemoteDisconnected, ConnectionError)) for e in chain):
-        return UpstreamError(502, "upstream_disconnected", "The upstream closed the connection without an answer.")
+        return UpstreamError("upstream_disconnected")
     return protocol()
 
 
 def broken_body(error: BaseException) -> UpstreamError:
     """What an exception within the answer's body means."""
     if any(isinstance(e, (urllib3.exceptions.ReadTimeoutError, TimeoutError)) for e in _chain(error)):
-        return UpstreamError(504, "upstream_timeout", "The upstream fell silent in the middle of its answer.")
-    return UpstreamError(502, "upstream_cut", "The answer from upstream was cut short.")
+        return UpstreamError("upstream_timeout", "The upstream fell silent in the middle of its answer.")
+    return UpstreamError("upstream_cut")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
