@@ -94,7 +94,7 @@ class _Watcher:
         self._clients: dict[int, Watched] = {}
         """By descriptor: the calls whose client is registered with the poll object."""
         self._poll = _original("select", "epoll")() if _RDHUP else None
-        self._chores: list[Callable[[float], bool]] = []
+        self._chores: dict[Callable[[float], bool], None] = {}
         self._busy = threading.Event()
         self._started = False
 
@@ -115,7 +115,7 @@ class _Watcher:
 
     def every_interval(self, chore: Callable[[float], bool]) -> None:
         if chore not in self._chores:
-            self._chores.append(chore)
+            self._chores[chore] = None
             self._wake()
 
     def _run(self) -> None:
@@ -144,7 +144,7 @@ class _Watcher:
             call.overdue(now)
         for chore in list(self._chores):
             if not chore(now):
-                self._chores.remove(chore)
+                self._chores.pop(chore, None)
 
     def _register_client(self, call: Watched) -> None:
         descriptor = -1 if call.client is None or self._poll is None else call.client.fileno()

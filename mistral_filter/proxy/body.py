@@ -1,0 +1,122 @@
+"""A request's body as it comes from the client: within its time, within the budget, and with an end that can be told."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from mistral_filter.proxy import sockets
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+    from mistral_filter.proxy.call import Call
+
+__all__ = ["RequestBody"]
+
+PIECE = 131072
+"""Bytes that are asked for at a time."""
+
+_CHUNKED_PIECE = 16384
+"""Bytes asked for at a time in a chunked body: the server works through each chunk, and may meet one for every byte."""
+
+_LEAST_BYTES, _LEAST_SECONDS = PIECE, 12.0
+"""A large body brings so many bytes in so many seconds (about 11 KB/s), or its time is over."""
+
+_TURN_SECONDS = 0.02
+"""After so much reading without a wait the other requests have their turn."""
+
+_DIGITS = 18
+
+
+class RequestBody:
+    """``wsgi.input`` in place of the server's: what is read of it is timed, counted and given back by its Call.
+
+    Reading raises BodyTimeout, Overloaded (``body_budget``), or what the server's own input raises for a broken body.
+    """
+
+    def __init__(self, environ: WSGIEnvironment, call: Call) -> None:
+        self._source = environ["wsgi.input"]
+        self._call = call
+        length = environ.get("CONTENT_LENGTH") or ""
+        self._chunked = not length and bool(environ.get("HTTP_TRANSFER_ENCODING"))
+        # a length that is no number is refused by the filter; nothing of such a body is read
+        self._left = (int(length) if length.isascii() and length.isdigit() and len(length) <= _DIGITS else 1) if length else 0
+        self._held = True
+        self._until: float | None = None
+        self._window = self._turn = 0.0
+        self._window_bytes = 0
+
+    @property
+    def unread(self) -> bool:
+        """Whether the client may still be sending a part of the body."""
+        return self._chunked or self._left > 0
+
+    def stream(self) -> None:
+        """The body will be passed on piece by piece: it is not counted as held, and its time is that of each piece."""
+        self._held = False
+
+    def read(self, size: int | None = -1) -> bytes:
+        """At most *size* bytes, all by default; fewer only at the end."""
+        pieces: list[bytes] = []
+        missing = math.inf if size is None or size < 0 else size
+        step = _CHUNKED_PIECE if self._chunked else PIECE
+        while missing > 0 and (piece := self._counted(self._source.read, int(min(missing, step)))):
+            pieces.append(piece)
+            missing -= len(piece)
+            if not self._chunked and not self._left:
+                break
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def readline(self, size: int | None = -1) -> bytes:
+        """The next line, at most *size* bytes of it."""
+        return self._counted(self._source.readline, -1 if size is None else size)
+
+    def readlines(self, hint: int = -1) -> list[bytes]:
+        """The remaining lines; *hint* is passed over, as WSGI allows."""
+        return list(self)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.readline, b"")
+
+    def _counted(self, read: Any, size: int) -> bytes:
+        call = self._call
+        now = time.monotonic()
+        if now - self._turn > _TURN_SECONDS:
+            if self._turn:
+                sockets.let_others_run()
+            self._turn = now
+        call.waits_for_body(self._deadline(now))
+        try:
+            data: bytes = read(size)
+        except Exception:  # every server has exceptions of its own for a broken body
+            call.check()
+            raise
+        finally:
+            call.works()
+        call.check()  # a connection that was shut down looks like one that ended
+        if not data:
+            self._chunked = False
+            return data
+        if not self._chunked:
+            self._left = max(self._left - len(data), 0)
+        if self._held and call.held is not None:
+            call.held.add(len(data))
+        self._window_bytes += len(data)
+        return data
+
+    def _deadline(self, now: float) -> float:
+        seconds = self._call.timeouts.body
+        if seconds is None:
+            return math.inf
+        if not self._held:
+            return now + seconds
+        if self._until is None:
+            self._until, self._window = now + seconds, now
+        if self._call.held is None or not self._call.held.large:
+            return self._until
+        if self._window_bytes >= _LEAST_BYTES:
+            self._window, self._window_bytes = now, 0
+        return min(self._until, self._window + _LEAST_SECONDS)

@@ -1,0 +1,91 @@
+"""Where a host is: names are looked up within the caller's time, at most once at a time, and remembered for seconds."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from typing import Any
+
+__all__ = ["Addresses", "NoAddress"]
+
+_FRESH_SECONDS = 30.0
+_OLD_SECONDS = 600.0
+"""Addresses of this age are still used when the resolver is silent or fails."""
+_PATIENCE_SECONDS = 1.0
+"""How long a caller waits for a resolver when there are old addresses to fall back on."""
+
+Address = tuple[Any, Any, Any, Any, Any]
+"""An item of ``socket.getaddrinfo``."""
+
+
+class NoAddress(Exception):
+    """The name cannot be resolved. *final*: it does not exist, so a second try cannot help."""
+
+    def __init__(self, *, final: bool) -> None:
+        super().__init__()
+        self.final = final
+
+
+class _Lookup:
+    """One question to the resolver, and its answer for all who wait for it."""
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.addresses: list[Address] = []
+        self.final = False
+
+
+class Addresses:
+    """The addresses of one host and port. A resolver that is silent takes no caller more than the time it has."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host, self._port = host, port
+        self._lock = threading.Lock()
+        self._lookup: _Lookup | None = None
+        self._known: list[Address] = []
+        self._known_since = 0.0
+
+    def get(self, seconds: float) -> list[Address]:
+        """The addresses, the one to be tried first at the front.
+
+        Waits at most *seconds*; raises TimeoutError then, and NoAddress where there is none.
+        """
+        known, age = self._known, time.monotonic() - self._known_since
+        if known and age < _FRESH_SECONDS:
+            return known
+        with self._lock:
+            lookup = self._lookup
+            if lookup is None:
+                lookup = self._lookup = _Lookup()
+                threading.Thread(target=self._ask, args=(lookup,), name="mistral-filter-resolver", daemon=True).start()
+        usable = bool(known) and age < _OLD_SECONDS
+        answered = lookup.done.wait(min(seconds, _PATIENCE_SECONDS) if usable else seconds)
+        if lookup.addresses:
+            return self._known
+        if usable:
+            return known
+        if not answered:
+            raise TimeoutError
+        raise NoAddress(final=lookup.final)
+
+    def _ask(self, lookup: _Lookup) -> None:
+        """Asks the resolver, in a thread of its own: the call cannot be given up."""
+        try:
+            lookup.addresses = list(socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM))
+        except socket.gaierror as error:
+            lookup.final = error.errno == socket.EAI_NONAME
+        except (OSError, UnicodeError):
+            pass
+        finally:
+            with self._lock:
+                self._lookup = None
+                if lookup.addresses:
+                    self._known, self._known_since = lookup.addresses, time.monotonic()
+            lookup.done.set()
+
+    def failed(self, address: Address) -> None:
+        """*address* did not answer: it is tried last from now on."""
+        known = self._known
+        if len(known) > 1 and address in known:
+            self._known = [*(other for other in known if other != address), address]

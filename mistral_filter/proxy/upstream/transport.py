@@ -1,0 +1,331 @@
+"""The transport behind ``requests``: an adapter on wires of our own, directly or through an HTTP proxy.
+
+Strategy: a wire belongs to one caller for as long as it lives, so that whatever an upstream may send too much or too late, it is
+never another caller's answer; callers without credentials get a fresh wire each time. A wire rests a moment before it serves
+again, so that bytes behind a complete answer are seen; after a burst all idle wires but one are closed within a second, so that
+nothing is left of it.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import os
+import socket
+import ssl
+import threading
+import time
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import certifi
+import requests
+from requests.adapters import BaseAdapter
+
+from mistral_filter.proxy import sockets
+from mistral_filter.proxy.call import Call
+from mistral_filter.proxy.upstream.addresses import Address, Addresses, NoAddress
+from mistral_filter.proxy.upstream.wire import Body, Head, Malformed, Stale, Wire, parse_head
+
+__all__ = ["Answer", "Transport", "TransportError", "UpstreamRequest"]
+
+_REST_SECONDS = 0.03
+_KEPT, _KEPT_SECONDS = 1, 20.0
+_IDLE_SECONDS = 0.75
+_MOST_IDLE = 500
+
+_MAX_TUNNEL_HEAD = 65536
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+
+
+class UpstreamRequest(requests.PreparedRequest):
+    """A request for Transport. ``url`` starts with the transport's base; ``body`` is bytes or an iterator of pieces."""
+
+    call: Call
+    caller: str | None
+    """What tells callers apart; None for one without credentials."""
+
+
+class Answer(requests.Response):
+    """An answer whose body has not been read: ``raw`` is the Body, ``head`` the fields in order and as they were written."""
+
+    head: Head
+
+
+class TransportError(requests.ConnectionError):
+    """No answer. *code* is that of an UpstreamError, or ``no_descriptors``; *final*: a second try cannot help."""
+
+    def __init__(self, code: str, *, final: bool = False) -> None:
+        super().__init__(code)
+        self.code = code
+        self.final = final
+
+
+_contexts: dict[str | None, ssl.SSLContext] = {}
+os.register_at_fork(after_in_child=_contexts.clear)  # one made before gevent patched ssl would block the worker
+
+
+def _tls_context(ca_bundle: str | None) -> ssl.SSLContext:
+    """The one context of this process for a file of certificates. Reading that file takes tens of milliseconds."""
+    context = _contexts.get(ca_bundle)
+    if context is None:
+        context = _contexts[ca_bundle] = ssl.create_default_context(cafile=ca_bundle or certifi.where())
+        context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+class Transport(BaseAdapter):
+    """Sends requests to one upstream.
+
+    *base* is ``https://host[:port]`` or ``http://…``, *proxy* the URL of an HTTP proxy, *ca_bundle* the path of a file of trusted
+    certificates, None for the usual ones. TLS goes through the proxy end to end.
+    """
+
+    def __init__(self, base: str, *, proxy: str | None = None, ca_bundle: str | None = None) -> None:
+        super().__init__()
+        target = urlsplit(base)
+        self._base, self._netloc = base, target.netloc
+        self._host = target.hostname or ""
+        self._port = target.port or (443 if target.scheme == "https" else 80)
+        self._secure = target.scheme == "https"
+        self._ca_bundle = ca_bundle
+        self._proxy = urlsplit(proxy) if proxy else None
+        via = self._proxy
+        self._addresses = Addresses(self._host, self._port) if via is None else Addresses(via.hostname or "", via.port or 80)
+        # of a request through a proxy that is not a tunnel the target is the whole URL (RFC 9112, 3.2.2)
+        self._target_start = 0 if via is not None and not self._secure else len(base)
+        self._idle: dict[str, list[Wire]] = {}
+        """By caller, the one that has rested longest first."""
+        self._count = 0
+        self._lock = threading.Lock()
+
+    # ------------------------------------------------------------------------------------------------------------ one request
+
+    def send(
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: Any = True,
+        cert: Any = None,
+        proxies: Any = None,
+    ) -> Answer:
+        """Sends an UpstreamRequest and returns the answer's head. *timeout* is (connect, read) in seconds.
+
+        *stream*, *verify*, *cert* and *proxies* are those of requests' interface; here they are the transport's own. Raises
+        TransportError, Malformed or Broken, or what the call was ended for.
+        """
+        assert isinstance(request, UpstreamRequest)
+        connect, silence = timeout
+        body: Any = request.body
+        whole = body is None or isinstance(body, bytes)
+        method = request.method or "GET"
+        head = self._head(method, request)
+        # an upload cannot be sent again, so it gets a connection that cannot be stale
+        wire = self._take(request.caller) if whole else None
+        for reused in (True, False):
+            if wire is None:
+                wire = self._connect(request.call, request.caller, connect)
+            try:
+                wire.begin(request.call, silence)
+                if whole:
+                    wire.send(head, body or b"")
+                else:
+                    wire.send_upload(head, body, chunked="Content-Length" not in request.headers)
+                return self._answer(wire, wire.read_head(method), method, complete=whole)
+            except Stale:
+                wire.close()
+                if not reused:
+                    raise
+                wire = None
+            except BaseException:
+                wire.close()
+                raise
+        raise AssertionError("a fresh connection is never stale")
+
+    def _head(self, method: str, request: UpstreamRequest) -> bytes:
+        url = request.url or ""
+        through = self._proxy_authorization() if self._target_start == 0 and self._proxy else ""
+        lines = [f"{method} {url[self._target_start :]} HTTP/1.1\r\nHost: {self._netloc}\r\n{through}"]
+        lines += [f"{name}: {value}\r\n" for name, value in request.headers.items()]
+        streamed = not (request.body is None or isinstance(request.body, bytes)) and "Content-Length" not in request.headers
+        lines.append("Transfer-Encoding: chunked\r\n\r\n" if streamed else "\r\n")
+        return "".join(lines).encode("latin-1")
+
+    def _answer(self, wire: Wire, head: Head, method: str, *, complete: bool) -> Answer:
+        if not complete:  # the upstream may have answered before it had all of the upload
+            head = head._replace(closes=True)
+        answer = Answer()
+        answer.status_code, answer.reason, answer.head = head.status, head.reason, head
+        answer.raw = Body(wire, head, self._put)
+        return answer
+
+    # ------------------------------------------------------------------------------------------------------------ connections
+
+    def _connect(self, call: Call, caller: str | None, seconds: float) -> Wire:
+        """A fresh wire, within *seconds* for the name, the connection, the proxy and the handshake together."""
+        end = time.monotonic() + seconds
+        call.waits_for_upstream(end + sockets.INTERVAL)
+        try:
+            addresses = self._addresses.get(seconds)
+        except NoAddress as error:
+            call.check()
+            raise TransportError("upstream_dns", final=error.final) from None
+        except TimeoutError:
+            call.check()
+            raise TransportError("upstream_connect_timeout") from None
+        code = "upstream_unreachable"
+        for place, address in enumerate(addresses):
+            left = end - time.monotonic()
+            if left <= 0:
+                break
+            try:
+                sock = self._open(call, address, left / (len(addresses) - place))
+            except TimeoutError:
+                code = "upstream_connect_timeout"
+            except OSError as error:
+                if error.errno in _NO_DESCRIPTORS:
+                    raise TransportError("no_descriptors") from None
+                code = "upstream_unreachable"
+            else:
+                return Wire(self._prepare(call, sock, end), caller)
+            call.check()
+            self._addresses.failed(address)
+        raise TransportError(code)
+
+    def _open(self, call: Call, address: Address, seconds: float) -> socket.socket:
+        family, kind, protocol, _, place = address
+        try:
+            sock = socket.socket(family, kind, protocol)
+        except OSError as error:
+            if error.errno not in _NO_DESCRIPTORS or not self.close_idle():
+                raise
+            sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(seconds)
+            call.attach(sock)
+            sock.connect(place)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except BaseException:
+            call.detach()
+            sock.close()
+            raise
+        return sock
+
+    def _prepare(self, call: Call, sock: socket.socket, end: float) -> Any:
+        """The socket ready for a request: through the proxy and the handshake, by *end*."""
+        prepared = sock
+        try:
+            if self._proxy is not None and self._secure:
+                self._tunnel(sock, end)
+            if self._secure:
+                sock.settimeout(max(end - time.monotonic(), 0.001))
+                prepared = _tls_context(self._ca_bundle).wrap_socket(
+                    sock, server_hostname=self._host, do_handshake_on_connect=False, suppress_ragged_eofs=False
+                )
+                call.attach(prepared)
+                prepared.do_handshake()
+            prepared.settimeout(None)
+        except BaseException as error:
+            call.detach()
+            prepared.close()
+            call.check()
+            if isinstance(error, TimeoutError):
+                raise TransportError("upstream_connect_timeout") from None
+            if isinstance(error, (OSError, Malformed, ValueError)):
+                raise TransportError("upstream_tls", final=isinstance(error, ssl.SSLCertVerificationError)) from None
+            raise
+        return prepared
+
+    def _tunnel(self, sock: socket.socket, end: float) -> None:
+        """Has the proxy connect us to the upstream. Nothing may follow its answer: what is ours comes through TLS only."""
+        place = f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
+        sock.sendall(f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n{self._proxy_authorization()}\r\n".encode("latin-1"))
+        answer = b""
+        while not answer.endswith(b"\r\n\r\n"):
+            sock.settimeout(max(end - time.monotonic(), 0.001))
+            more = sock.recv(_MAX_TUNNEL_HEAD)
+            answer += more
+            if not more or len(answer) > _MAX_TUNNEL_HEAD:
+                raise Malformed
+        if not 200 <= parse_head(answer.decode("latin-1"), "CONNECT").status < 300:
+            raise Malformed
+
+    def _proxy_authorization(self) -> str:
+        assert self._proxy is not None
+        if not self._proxy.username:
+            return ""
+        credentials = f"{unquote(self._proxy.username)}:{unquote(self._proxy.password or '')}".encode()
+        return f"Proxy-Authorization: Basic {base64.b64encode(credentials).decode()}\r\n"
+
+    def _take(self, caller: str | None) -> Wire | None:
+        """An idle wire of *caller* that has rested and is open; None if there is none."""
+        while caller is not None:
+            with self._lock:
+                wires = self._idle.get(caller)
+                if not wires or wires[0].idle_since > time.monotonic() - _REST_SECONDS:
+                    return None
+                wire = wires.pop(0)
+                self._count -= 1
+                if not wires:
+                    del self._idle[caller]
+            if wire.is_quiet():
+                wire.used = True
+                return wire
+            wire.close()
+        return None
+
+    def _put(self, wire: Wire, good: bool) -> None:
+        """The wire has served its call."""
+        wire.end()
+        if not good or wire.caller is None:
+            wire.close()
+            return
+        wire.idle_since = time.monotonic()
+        with self._lock:
+            oldest = self._pop_oldest() if self._count >= _MOST_IDLE else None
+            self._idle.setdefault(wire.caller, []).append(wire)
+            self._count += 1
+        if oldest is not None:
+            oldest.close()
+        sockets.every_interval(self._reap)
+
+    def _pop_oldest(self) -> Wire:
+        caller, wires = next(iter(self._idle.items()))
+        wire = wires.pop(0)
+        self._count -= 1
+        if not wires:
+            del self._idle[caller]
+        return wire
+
+    def _reap(self, now: float) -> bool:
+        """Closes what has been idle for long, or was closed by the other side; whether anything is left to look after."""
+        closing: list[Wire] = []
+        with self._lock:
+            for caller, wires in list(self._idle.items()):
+                kept = []
+                for wire in wires:
+                    spare = self._count - len(closing) > _KEPT
+                    late = now - wire.idle_since > (_IDLE_SECONDS if spare else _KEPT_SECONDS)
+                    (closing if late or not wire.is_quiet() else kept).append(wire)
+                if kept:
+                    self._idle[caller] = kept
+                else:
+                    del self._idle[caller]
+            self._count -= len(closing)
+        for wire in closing:
+            wire.close()
+        return self._count > 0
+
+    def close_idle(self) -> bool:
+        """Closes all idle wires; whether there were any."""
+        with self._lock:
+            closing = [wire for wires in self._idle.values() for wire in wires]
+            self._idle, self._count = {}, 0
+        for wire in closing:
+            wire.close()
+        return bool(closing)
+
+    def close(self) -> None:
+        """Closes the idle wires."""
+        self.close_idle()
