@@ -11,9 +11,9 @@ from flask import Flask, Response, request
 from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
 
-from mistral_filter.changes import HEADER
 from mistral_filter.errors import MistralFilterError, from_status
 from mistral_filter.flask import FilterRefusal, init_app
+from mistral_filter.proxy.cors import EXPOSED_HEADERS, origin_patterns
 from mistral_filter.proxy.exchange import Exchange
 from mistral_filter.proxy.logs import Record, RequestLog, configure
 from mistral_filter.proxy.metrics import create_metrics
@@ -24,17 +24,6 @@ from mistral_filter.proxy.upstream import Upstream
 from mistral_filter.proxy.view import METHODS, create_blueprint, error_response
 
 PREFLIGHT_MAX_AGE = 86400  # seconds; browsers shorten it as they see fit
-
-EXPOSED_HEADERS = [
-    *(
-        "X-Request-Id Mistral-Correlation-Id Retry-After Retry-After-Ms X-Should-Retry "
-        "X-RateLimit-Limit X-RateLimit-Remaining X-RateLimit-Reset X-RateLimit-Limit-Req-Minute X-RateLimit-Remaining-Req-Minute "
-        "X-RateLimit-Limit-Tokens-Minute X-RateLimit-Remaining-Tokens-Minute X-RateLimit-Limit-Tokens-Month "
-        "X-RateLimit-Remaining-Tokens-Month X-RateLimit-Tokens-Query-Cost"
-    ).split(),
-    HEADER,
-]
-"""What a page's script may read. ``*`` would do for most browsers, but not for all that send Authorization."""
 
 
 class _App(Flask):
@@ -106,11 +95,11 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.before_request(_preflight)
     CORS(
         app,
-        origins=list(settings.cors_origins),
+        origins=origin_patterns(settings.cors_origins),
         send_wildcard=settings.cors_origins == ("*",),
         methods=[*METHODS, "OPTIONS"],
         max_age=PREFLIGHT_MAX_AGE,
-        expose_headers=EXPOSED_HEADERS,
+        expose_headers=list(EXPOSED_HEADERS),
         automatic_options=False,
     )
     prefixes = ["/" + name if name else "" for name in bases]

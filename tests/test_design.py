@@ -12,7 +12,6 @@ import textwrap
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from werkzeug.test import EnvironBuilder, run_wsgi_app

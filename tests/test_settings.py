@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import certifi
 import pytest
 
+from mistral_filter.proxy.cors import origin_patterns
 from mistral_filter.proxy.settings import SETTINGS, SettingError, Settings, from_environment, unknown_variables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,12 +29,13 @@ DEFAULTS: dict[str, Any] = {
     "bridge": False,
     "strict": False,
     "learn": True,
-    "max_body": 32 * 1024 * 1024,
-    "cors_origins": ("*",),
     "reasoning": "openai",
     "api_key": None,
     "api_keys": {},
     "tokens": (),
+    "max_body": 32 * 1024 * 1024,
+    "body_budget": 64 * 1024 * 1024,
+    "cors_origins": ("*",),
     "connect_timeout": 10.0,
     "read_timeout": 600.0,
     "total_timeout": None,
@@ -107,10 +110,25 @@ def test_an_empty_variable_is_not_set(name: str) -> None:
         ("max_body", "64k", 65536),
         ("max_body", "32m", 32 << 20),
         ("max_body", "32MB", 32 << 20),
-        ("max_body", "1 GiB", 1 << 30),
+        ("body_budget", "32m", 32 << 20),
+        ("body_budget", "1 GiB", 1 << 30),
         ("cors_origins", "*", ("*",)),
         ("cors_origins", "https://chat.example.com", ("https://chat.example.com",)),
         ("cors_origins", "https://a.example.com,http://localhost:3000", ("https://a.example.com", "http://localhost:3000")),
+        ("cors_origins", "None", ()),
+        ("cors_origins", "HTTPS://Chat.Example.com", ("https://chat.example.com",)),
+        (
+            "cors_origins",
+            "https://a.example:443 http://a.example:80 http://a.example:443",
+            ("https://a.example", "http://a.example", "http://a.example:443"),
+        ),
+        ("cors_origins", "http://[::1]:3000 https://[2001:DB8:0::1]", ("http://[::1]:3000", "https://[2001:db8::1]")),
+        (
+            "cors_origins",
+            "app://obsidian.md app://. capacitor://localhost",
+            ("app://obsidian.md", "app://.", "capacitor://localhost"),
+        ),
+        ("cors_origins", "tauri://localhost", ("tauri://localhost",)),
         ("reasoning", "mistral", "mistral"),
         ("connect_timeout", "0.5", 0.5),
         ("total_timeout", "300", 300.0),
@@ -194,7 +212,30 @@ WRONG = [
     ("max_body", "1.5m"),
     ("max_body", "32 apples"),
     ("max_body", "much"),
+    ("body_budget", "0"),
+    ("body_budget", "off"),
+    ("body_budget", "64 bodies"),
+    ("body_budget", "31m"),
     ("cors_origins", "chat.example.com"),
+    ("cors_origins", "none https://chat.example.com"),
+    ("cors_origins", "file://"),
+    ("cors_origins", "file:///home/me/chat.html"),
+    ("cors_origins", "data:text/html,x"),
+    ("cors_origins", "blob://chat.example.com"),
+    ("cors_origins", "ws://chat.example.com"),
+    ("cors_origins", "http://[::1"),
+    ("cors_origins", "http://[::1]x"),
+    ("cors_origins", "http://[::1%25eth0]"),
+    ("cors_origins", "http://[12345::]"),
+    ("cors_origins", "http://::1"),
+    ("cors_origins", "https://chat.example.com:0"),
+    ("cors_origins", "https://chat.example.com:65536"),
+    ("cors_origins", "https://"),
+    ("cors_origins", "app://"),
+    ("cors_origins", "app://*"),
+    ("cors_origins", "app://a/b"),
+    ("cors_origins", "chrome-extension://.*"),
+    ("cors_origins", "://localhost"),
     ("cors_origins", "https://*.example.com"),
     ("cors_origins", "https://chat.example.com/"),
     ("cors_origins", "https://chat.example.com/x"),
@@ -297,13 +338,100 @@ def test_settings_that_do_not_go_together_stop_the_start(settings: dict[str, str
     assert KEY not in str(caught.value)
 
 
-def test_a_secret_in_a_wrong_value_is_not_repeated() -> None:
-    """The message of a stopped start goes into logs: it does not quote a password."""
-    wrong = "https://user:S3cret@host.example/path"
-    for name, text in (("upstream", wrong), ("upstreams", wrong), ("proxy", wrong), ("api_key", "S3cret"), ("tokens", "S3cret")):
-        with pytest.raises(SettingError) as caught:
-            from_environment({variable(name): text})
-        assert "S3cret" not in str(caught.value)
+CANARY = "S3cret9x7"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *(
+            (name, f"https://user:{CANARY}@host.example/path")
+            for name in ("upstream", "upstreams", "proxy", "cors_origins", "allow")
+        ),
+        ("upstreams", f"{CANARY}=https://host.example"),
+        ("proxy", f"http://user:{CANARY}@host.example:99999"),
+        ("proxy", f"http://user:{CANARY}@host.example:port"),
+        ("proxy", f"socks5://user:{CANARY}@host.example"),
+        ("cors_origins", CANARY),
+        ("cors_origins", f"https://{CANARY}@host.example:99999"),
+        ("cors_origins", f"file://{CANARY}"),
+        ("api_key", f"{CANARY} {CANARY}"),
+        ("api_key", f'"{CANARY}"'),
+        ("api_keys", CANARY),
+        ("api_keys", f"{CANARY}={CANARY}"),
+        ("api_keys", f"{CANARY}==" + CANARY),
+        ("api_keys", f"codestral={CANARY},x"),
+        ("tokens", f'{CANARY} "{CANARY}"'),
+        ("allow", f"n {CANARY}-"),
+        *(
+            (name, CANARY)
+            for name in ("fields", "translate", "max_body", "read_timeout", "heartbeat", "concurrency", "log_level")
+        ),
+        ("ca_bundle", f"/no/{CANARY}"),
+    ],
+)
+def test_a_secret_in_a_wrong_value_is_not_repeated(name: str, text: str) -> None:
+    """The message of a stopped start goes into logs: whatever stands in the variable by mistake, it is not quoted."""
+    together = {"tokens": "a-token-of-callers"} if name == "api_keys" else {}
+    with pytest.raises(SettingError) as caught:
+        from_environment(variables(**{name: text}, **together, **(ORIGINS if together else {})))
+    assert CANARY.lower() not in str(caught.value).lower()
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_no_secret_is_in_what_the_settings_print() -> None:
+    """The settings can be printed: keys, tokens and a proxy's password are not in their text, in any way of writing it."""
+    environ = variables(
+        api_key=f"key-{CANARY}",
+        api_keys=f"codestral=named-{CANARY}",
+        tokens=f"token-{CANARY}",
+        proxy=f"http://user:{CANARY}@proxy.example:3128",
+        **ORIGINS,
+    )
+    settings = from_environment(environ)
+    assert settings.proxy == environ["MISTRAL_FILTER_PROXY"]
+    for text in (repr(settings), str(settings), f"{settings}", "%s %r" % (settings, settings)):  # noqa: UP031
+        assert CANARY not in text
+    assert {setting.name for setting in SETTINGS if setting.secret} == {"api_key", "api_keys", "tokens", "proxy"}
+
+
+def test_the_budget_for_bodies_holds_one_body() -> None:
+    """A budget below the largest body is an error that names both variables; the two may be equal."""
+    for environ in (variables(body_budget="1m"), variables(max_body="65m"), variables(max_body="2k", body_budget="1k")):
+        with pytest.raises(SettingError, match=r"^MISTRAL_FILTER_BODY_BUDGET: .*MISTRAL_FILTER_MAX_BODY"):
+            from_environment(environ)
+    assert from_environment(variables(max_body="65m", body_budget="65m")).body_budget == 65 << 20
+
+
+def test_a_key_that_the_server_holds_needs_no_browser() -> None:
+    """The word ``none`` stands for no origin at all, and the message about ``*`` says so."""
+    settings = from_environment(variables(api_key=KEY, tokens=TOKEN, cors_origins="none"))
+    assert settings.cors_origins == ()
+    with pytest.raises(SettingError, match=r"\bnone\b"):
+        from_environment(variables(api_key=KEY, tokens=TOKEN))
+
+
+def test_null_is_refused_with_the_reason() -> None:
+    """What file:// pages send cannot be told from any sandboxed frame; the message says so."""
+    for text in ("null", "https://chat.example.com null", "file://"):
+        with pytest.raises(SettingError, match="null"):
+            from_environment(variables(cors_origins=text))
+
+
+def test_the_readme_has_the_table_of_settings() -> None:
+    """Every setting has one row in the README, with its default and its sentence, in order."""
+    section = (ROOT / "README.md").read_text("utf-8").partition("\n## Settings\n")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| `MISTRAL_FILTER_")]
+    assert len(rows) == len(SETTINGS)
+    for row, setting in zip(rows, SETTINGS, strict=True):
+        name, default, sentence = (cell.strip() for cell in row.strip("|").split("|"))
+        assert name == f"`{setting.variable}`"
+        assert sentence == setting.sentence
+        if default:
+            assert setting.parse(default.strip("`")) == setting.default, name
+        else:
+            assert setting.default in (None, (), {}), name
 
 
 def test_an_unknown_variable_is_found() -> None:
@@ -320,6 +448,86 @@ def test_the_processs_own_environment_is_read(monkeypatch: pytest.MonkeyPatch) -
 
 
 # ------------------------------------------------------------------------------------------------------------ create_app
+
+
+ALLOWED = [
+    "https://chat.example.com",
+    "http://localhost:3000",
+    "http://[::1]:3000",
+    "app://obsidian.md",
+    "app://.",
+    "capacitor://localhost",
+    "ionic://localhost",
+    "tauri://localhost",
+    "chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+    "moz-extension://0f3b6c5e-7a1d-4c58-9e64-0c1d2e3f4a5b",
+    "safari-web-extension://0F3B6C5E-7A1D-4C58-9E64-0C1D2E3F4A5B",
+    "vscode-webview://1g2h3i4j5k",
+]
+
+
+def allowed_origin(origins: tuple[str, ...], sent: str) -> str | None:
+    """What the application allows for a request that a page of the origin *sent* makes, and for its preflight."""
+    from app import create_app
+
+    client = create_app(Settings(cors_origins=origins)).test_client()
+    answered = client.get("/health", headers={"Origin": sent})
+    preflight = client.options("/v1/chat/completions", headers={"Origin": sent, "Access-Control-Request-Method": "POST"})
+    assert answered.headers.getlist("Access-Control-Allow-Origin") == preflight.headers.getlist("Access-Control-Allow-Origin")
+    return answered.headers.get("Access-Control-Allow-Origin")
+
+
+@pytest.mark.parametrize("origin", ALLOWED)
+def test_an_origin_is_allowed_as_it_is_and_no_other(origin: str) -> None:
+    """What browsers and apps send is allowed exactly; what only resembles it, or would match it as a pattern, is not."""
+    origins = from_environment(variables(cors_origins=origin)).cors_origins
+    assert allowed_origin(origins, origin) == origin
+    scheme, host = origin.split("://")
+    others = [f"{origin}.evil.example", f"{origin}x", f"{origin}\n", f"x{origin}", f"{scheme}://x{host}", f"{scheme}://x.{host}"]
+    others += [
+        f"{origin}:8080",
+        f"{origin}/",
+        "null",
+        "https://evil.example",
+        f"https://evil.example?{origin}",
+        f"{scheme}x://{host}",
+    ]
+    others += [origin.replace(".", "x")] * ("." in origin) + [origin.replace("[::1]", "1"), "http://::1:3000"] * ("[" in origin)
+    for other in others:
+        if "\n" in other:
+            assert not any(pattern.match(other) for pattern in origin_patterns(origins) if isinstance(pattern, re.Pattern))
+        else:
+            assert allowed_origin(origins, other) is None, other
+
+
+def test_no_origin_is_allowed_where_there_are_no_browsers() -> None:
+    """With ``none`` no page gets a CORS header, with or without a preflight; the wildcard allows every page."""
+    origins = from_environment(variables(cors_origins="none")).cors_origins
+    for sent in (*ALLOWED, "null", "none", "*", ""):
+        assert allowed_origin(origins, sent) is None
+    assert {allowed_origin(("*",), sent) for sent in (*ALLOWED, "null")} == {"*"}
+
+
+def test_scripts_may_read_every_header_of_the_rate_limits() -> None:
+    """The names of recorded responses, which a page needs to show when to try again, are exposed."""
+    from app import create_app
+
+    response = create_app(Settings()).test_client().get("/health", headers={"Origin": "https://a.example"})
+    exposed = {name.strip().lower() for name in response.headers["Access-Control-Expose-Headers"].split(",")}
+    limits = "req-minute req-10-second req-60-second tokens-minute tokens-month audio-seconds-minute input-characters-minute "
+    limits += "ocr-pages-minute"
+    assert {f"x-ratelimit-{kind}-{limit}" for kind in ("limit", "remaining") for limit in limits.split()} <= exposed
+    costs = ("tokens", "audio-seconds", "input-characters", "ocr-pages")
+    assert {f"x-ratelimit-{cost}-query-cost" for cost in costs} <= exposed
+    assert {
+        "x-request-id",
+        "mistral-correlation-id",
+        "mistral-filter-changes",
+        "retry-after",
+        "x-should-retry",
+        "x-max-retry-attempts-reached",
+        "server-timing",
+    } <= exposed
 
 
 def test_create_app_takes_settings() -> None:

@@ -1,7 +1,7 @@
-"""The settings of the proxy, from one table. The only file that reads the environment.
+"""The settings of the proxy: each is declared once, as a field of Settings. The only file that reads the environment.
 
-Every setting is checked at start; a wrong value stops the start with a sentence that names the variable. README.md explains
-each one.
+Every setting is checked at start; a wrong value stops the start with a sentence that names the variable and quotes no
+value that may hold a secret. README.md has the same table: name, default and sentence.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ import os
 import re
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mistral_filter.middleware import MAX_BODY
 from mistral_filter.paths import PATHS, ROOTS
+from mistral_filter.proxy.cors import parse_origins
 
 __all__ = ["SETTINGS", "SettingError", "Settings", "from_environment", "unknown_variables"]
 
 _PREFIX = "MISTRAL_FILTER_"
+_UPSTREAMS = {"codestral": "https://codestral.mistral.ai"}
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PATHS = {path.split("/")[0] for path in PATHS.values()}
 _RESERVED = sorted(ROOTS | _PATHS | {"v1", "health", "healthz", "explain", "metrics", "static"})
@@ -27,66 +29,6 @@ _RESERVED = sorted(ROOTS | _PATHS | {"v1", "health", "healthz", "explain", "metr
 
 class SettingError(ValueError):
     """A setting has a value that cannot be used; the message names it."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What ``create_app`` takes. The fields are the settings of the table below, in lower case."""
-
-    upstream: str = "https://api.mistral.ai"
-    upstreams: Mapping[str, str] = field(default_factory=lambda: {"codestral": "https://codestral.mistral.ai"})
-    fields: str = "classic"
-    allow: tuple[str, ...] = ()
-    drop: tuple[str, ...] = ()
-    translate: bool = True
-    bridge: bool = False
-    strict: bool = False
-    learn: bool = True
-    max_body: int = MAX_BODY
-    cors_origins: tuple[str, ...] = ("*",)
-    reasoning: str = "openai"
-    api_key: str | None = field(default=None, repr=False)
-    api_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
-    tokens: tuple[str, ...] = field(default=(), repr=False)
-    connect_timeout: float = 10.0
-    read_timeout: float = 600.0
-    total_timeout: float | None = None
-    send_timeout: float | None = 60.0
-    body_timeout: float | None = 120.0
-    heartbeat: float | None = None
-    concurrency: int | None = 1000
-    proxy: str | None = None
-    ca_bundle: str | None = None
-    log_level: str = "INFO"
-    log_format: str = "text"
-    metrics: bool = False
-
-    def check(self) -> None:
-        """Raises SettingError for settings that do not go together."""
-        if (self.api_key or self.api_keys) and not self.tokens:
-            raise SettingError(
-                "MISTRAL_FILTER_TOKENS: with MISTRAL_FILTER_API_KEY or MISTRAL_FILTER_API_KEYS alone anybody could spend "
-                "the key; set the tokens that callers show"
-            )
-        if self.tokens and not (self.api_key or self.api_keys):
-            raise SettingError("MISTRAL_FILTER_API_KEY: tokens are for a key that the server holds, and there is none")
-        if self.tokens and "*" in self.cors_origins:
-            raise SettingError("MISTRAL_FILTER_CORS_ORIGINS: with a key that the server holds, name the origins that may use it")
-        if {self.api_key, *self.api_keys.values()} & set(self.tokens):
-            raise SettingError("MISTRAL_FILTER_TOKENS: a token that is the key itself would hand out the key")
-        unknown = sorted(set(self.api_keys) - set(self.upstreams))
-        if unknown:
-            raise SettingError(f"MISTRAL_FILTER_API_KEYS: there is no upstream named {unknown[0]}")
-
-
-class Setting(NamedTuple):
-    name: str
-    parse: Callable[[str], Any]
-    """Takes the text of the variable; raises ValueError with what is wrong."""
-
-    @property
-    def variable(self) -> str:
-        return _PREFIX + self.name.upper()
 
 
 _URL = re.compile(r"(https?)://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?")
@@ -108,7 +50,7 @@ def _port(text: str | None) -> None:
 
 
 def _named_urls(text: str) -> dict[str, str]:
-    upstreams = dict(Settings().upstreams)
+    upstreams = dict(_UPSTREAMS)
     for item in text.split():
         name, _, url = item.partition("=")
         if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", name) or name in _RESERVED:
@@ -136,7 +78,7 @@ def _names(text: str) -> tuple[str, ...]:
     names = tuple(text.replace(",", " ").split())
     for name in names:
         if not re.fullmatch(r"\w+", name, re.ASCII):
-            raise ValueError(f"{name!r} is not the name of a top-level field")
+            raise ValueError("write names of top-level fields, of ASCII letters, digits and underscores")
     return names
 
 
@@ -183,19 +125,6 @@ def _secrets(text: str) -> tuple[str, ...]:
     return tuple(_secret(token) for token in text.replace(",", " ").split())
 
 
-def _origins(text: str) -> tuple[str, ...]:
-    origins = tuple(text.replace(",", " ").split())
-    if origins == ("*",):
-        return origins
-    for origin in origins:
-        # Patterns are not taken: one that is not anchored lets strangers in.
-        if not re.fullmatch(r"https?://([a-z0-9-]+\.)*[a-z0-9-]+(:\d{1,5})?", origin):
-            raise ValueError(f"{origin!r} is not an origin: write * or exact ones such as https://chat.example.com")
-    if not origins:
-        raise ValueError("write * or exact origins such as https://chat.example.com")
-    return origins
-
-
 def _proxy(text: str) -> str:
     match = re.fullmatch(r"http://([^\s/@?#]+@)?([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?", text)
     if match is None:
@@ -218,39 +147,131 @@ def _level(text: str) -> str:
     return _one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")(text.upper())
 
 
-SETTINGS = (
-    Setting("upstream", _url),
-    Setting("upstreams", _named_urls),
-    Setting("fields", _one_of("classic", "current")),
-    Setting("allow", _names),
-    Setting("drop", _names),
-    Setting("translate", _switch),
-    Setting("bridge", _switch),
-    Setting("strict", _switch),
-    Setting("learn", _switch),
-    Setting("max_body", _bytes),
-    Setting("cors_origins", _origins),
-    Setting("reasoning", _one_of("openai", "mistral")),
-    Setting("api_key", _secret),
-    Setting("api_keys", _named_secrets),
-    Setting("tokens", _secrets),
-    Setting("connect_timeout", _seconds),
-    Setting("read_timeout", _seconds),
-    Setting("total_timeout", _seconds_or_off),
-    Setting("send_timeout", _seconds_or_off),
-    Setting("body_timeout", _seconds_or_off),
-    Setting("heartbeat", _seconds_or_off),
-    Setting("concurrency", _count_or_off),
-    Setting("proxy", _proxy),
-    Setting("ca_bundle", _file),
-    Setting("log_level", _level),
-    Setting("log_format", _one_of("text", "json")),
-    Setting("metrics", _switch),
-)
+def _setting(default: Any, parse: Callable[[str], Any], sentence: str, *, secret: bool = False) -> Any:
+    """A field of Settings.
+
+    *parse* takes the text of the variable and raises ValueError with what is wrong. *sentence* is the meaning in README.md's
+    table, in Markdown. A *secret* is not in the ``repr``.
+    """
+    metadata = {"parse": parse, "sentence": sentence, "secret": secret}
+    if isinstance(default, dict):
+        return field(default_factory=default.copy, repr=not secret, metadata=metadata)
+    return field(default=default, repr=not secret, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What ``create_app`` takes. Each field is read from its variable: ``max_body`` from ``MISTRAL_FILTER_MAX_BODY``."""
+
+    upstream: str = _setting("https://api.mistral.ai", _url, "where `/v1` goes; plain `http` only to this machine")
+    upstreams: Mapping[str, str] = _setting(
+        _UPSTREAMS, _named_urls, "`NAME=URL …`: further upstreams, each below `/NAME/v1`; they are added to the default"
+    )
+    fields: str = _setting("classic", _one_of("classic", "current"), "the list for chat: `classic` or `current`")
+    allow: tuple[str, ...] = _setting((), _names, "top-level names to keep beside the list: `n presence_penalty`")
+    drop: tuple[str, ...] = _setting((), _names, "top-level names to leave out")
+    translate: bool = _setting(True, _switch, "`off` applies the lists only, as the original worker did")
+    bridge: bool = _setting(False, _switch, "`on` inserts an assistant message between a tool message and a user message")
+    strict: bool = _setting(False, _switch, "`on` refuses a request that would lose something")
+    learn: bool = _setting(True, _switch, "`off` passes a 422 from Mistral on at once")
+    reasoning: str = _setting("openai", _one_of("openai", "mistral"), "`mistral` leaves content lists as Mistral sends them")
+    api_key: str | None = _setting(None, _secret, "a Mistral key that the server holds, see below", secret=True)
+    api_keys: Mapping[str, str] = _setting({}, _named_secrets, "`NAME=KEY …`: the same for named upstreams", secret=True)
+    tokens: tuple[str, ...] = _setting((), _secrets, "tokens that callers send instead of their own Mistral key", secret=True)
+    max_body: int = _setting(
+        MAX_BODY, _bytes, "largest JSON body, in bytes (`k`, `m`, `g` are understood); uploads are not limited"
+    )
+    body_budget: int = _setting(
+        64 << 20, _bytes, "body bytes in hand per worker, all callers together; beyond it 503 with `Retry-After`"
+    )
+    cors_origins: tuple[str, ...] = _setting(
+        ("*",), parse_origins, "`*`, `none`, or exact origins: `https://chat.example.com http://[::1]:3000 app://obsidian.md`"
+    )
+    connect_timeout: float = _setting(10.0, _seconds, "seconds to connect to the upstream")
+    read_timeout: float = _setting(600.0, _seconds, "seconds of silence from the upstream, before and within a response")
+    total_timeout: float | None = _setting(None, _seconds_or_off, "seconds from the request to the end of the response")
+    send_timeout: float | None = _setting(
+        60.0, _seconds_or_off, "seconds for a client to take the next piece of a response; `off` waits forever"
+    )
+    body_timeout: float | None = _setting(
+        120.0,
+        _seconds_or_off,
+        "seconds for a JSON body to arrive, or for the next 64 KB of an upload; then 408; `off` waits forever",
+    )
+    heartbeat: float | None = _setting(
+        None,
+        _seconds_or_off,
+        "seconds of silence after which an event stream gets a comment, `: keep-alive`, between two events; some hand-written "
+        "clients do not understand comments",
+    )
+    concurrency: int | None = _setting(
+        1000, _count_or_off, "calls under way per worker; beyond it 503 with `Retry-After`; `off` sets no limit"
+    )
+    proxy: str | None = _setting(
+        None,
+        _proxy,
+        "a proxy to the upstream, `http://HOST:PORT` or `http://USER:PASSWORD@HOST:PORT`; TLS goes through it end to end; "
+        "`HTTPS_PROXY` and the like are ignored",
+        secret=True,
+    )
+    ca_bundle: str | None = _setting(None, _file, "a file of trusted certificates, instead of the usual ones")
+    log_level: str = _setting("INFO", _level, "`DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`")
+    log_format: str = _setting("text", _one_of("text", "json"), "`json` writes one object a line")
+    metrics: bool = _setting(
+        False,
+        _switch,
+        "`on` serves `/metrics` for Prometheus, counted over all workers; add `prometheus-client` to your `requirements.txt`. "
+        "Anybody who reaches the server can read it: `deploy/nginx.conf` restricts it to its own machine",
+    )
+
+    def check(self) -> None:
+        """Raises SettingError for settings that do not go together."""
+        if self.body_budget < self.max_body:
+            raise SettingError(
+                f"MISTRAL_FILTER_BODY_BUDGET: {self.body_budget} bytes are less than one body of MISTRAL_FILTER_MAX_BODY "
+                f"({self.max_body} bytes), which could never be received"
+            )
+        if (self.api_key or self.api_keys) and not self.tokens:
+            raise SettingError(
+                "MISTRAL_FILTER_TOKENS: with MISTRAL_FILTER_API_KEY or MISTRAL_FILTER_API_KEYS alone anybody could spend "
+                "the key; set the tokens that callers send"
+            )
+        if self.tokens and not (self.api_key or self.api_keys):
+            raise SettingError("MISTRAL_FILTER_API_KEY: tokens are for a key that the server holds, and there is none")
+        if self.tokens and "*" in self.cors_origins:
+            raise SettingError(
+                "MISTRAL_FILTER_CORS_ORIGINS: with a key that the server holds, name the origins that may use it, or write none "
+                "where no browser does"
+            )
+        if {self.api_key, *self.api_keys.values()} & set(self.tokens):
+            raise SettingError("MISTRAL_FILTER_TOKENS: a token that is the key itself would hand out the key")
+        if set(self.api_keys) - set(self.upstreams):
+            # the name is not quoted: it may be a key that was written without one
+            known = ", ".join(self.upstreams) or "none is configured"
+            raise SettingError(f"MISTRAL_FILTER_API_KEYS: write NAME=KEY with the name of an upstream ({known})")
+
+
+class Setting(NamedTuple):
+    """One setting, as its field declares it."""
+
+    name: str
+    default: Any
+    parse: Callable[[str], Any]
+    sentence: str
+    secret: bool
+
+    @property
+    def variable(self) -> str:
+        """The name of its environment variable."""
+        return _PREFIX + self.name.upper()
+
+
+SETTINGS = tuple(Setting(each.name, getattr(Settings(), each.name), **each.metadata) for each in fields(Settings))
+"""All settings, in the order of README.md."""
 
 
 def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
-    """The settings from *environ* (the process's own by default); an empty variable counts as not set.
+    """The settings from *environ* (the process's own by default); empty values are ignored.
 
     Raises SettingError, which names the variable, for a value that cannot be used.
     """
@@ -269,6 +290,6 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
 
 
 def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
-    """The variables in *environ* that look like settings and are none: misspelt, or of another version."""
+    """The variables in *environ* that look like settings but are not: misspelt, or of another version."""
     known = {setting.variable for setting in SETTINGS}
     return sorted(name for name in (os.environ if environ is None else environ) if name.startswith(_PREFIX) and name not in known)
