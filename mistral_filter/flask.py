@@ -52,7 +52,7 @@ def _refusal_of(status: int) -> type[FilterRefusal]:
 class _FlaskFilter(MistralFilter):
     def refuse(self, error: MistralFilterError, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         # An app without the hook sees an empty body, never an unfiltered one.
-        environ[_ERROR] = error
+        environ[_ERROR] = error.detached()
         replace_body(environ, b"")
         return self.app(environ, start_response)
 

@@ -15,16 +15,14 @@ from __future__ import annotations
 
 import io
 import logging
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mistral_filter.changes import HEADER, as_header
-from mistral_filter.errors import BadRequest, BodyTimeout, BodyTooLarge, MistralFilterError, NotFound, UnsupportedEncoding
+from mistral_filter.errors import BadRequest, BodyTooLarge, MistralFilterError, NotFound, UnsupportedEncoding
 from mistral_filter.filtering import filter_body
 from mistral_filter.paths import locate
-from mistral_filter.watch import Watch, watching
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -37,11 +35,8 @@ MAX_BODY = 32 * 1024 * 1024
 STRICT_HEADER = "Mistral-Filter-Strict"
 """A request with this header set to ``on`` is refused rather than losing something."""
 
-_PIECE = 1024 * 1024
-_LONGEST_LENGTH = 18  # digits
-_DRAIN_BYTES = 64 * 1024 * 1024
-_DRAIN_SECONDS = 10.0
-_DRAIN_SILENCE_SECONDS = 1.0
+_PIECE = 131072
+_LENGTH_DIGITS = 18
 
 _log = logging.getLogger("mistral_filter")
 
@@ -50,9 +45,9 @@ class MistralFilter:
     """Filters the bodies of POST requests to Mistral's endpoints on their way to *app*.
 
     The keyword arguments *fields*, *allow*, *drop*, *translate*, *bridge* and *strict* are those of ``filter_body``.
-    *max_body* is in bytes, *body_timeout* in seconds (it needs gunicorn's socket). *routes* names paths of the application's
-    own, ``{"/my/chat": "chat"}``. *prefixes* are the places below which Mistral's paths are looked for: ``("", "/ai")`` is the
-    root and ``/ai``, ``()`` is *routes* only.
+    *max_body* is in bytes. *routes* names paths of the application's own, ``{"/my/chat": "chat"}``. *prefixes* are the places
+    below which Mistral's paths are looked for: ``("", "/ai")`` is the root and ``/ai``, ``()`` is *routes* only. *admit* is called
+    with the environ of a request to an endpoint before a byte of its body is read, and may raise a MistralFilterError.
 
     Raises KeyError for an unknown list or endpoint, ValueError for a prefix that is not ``""`` or ``/name``.
     """
@@ -68,14 +63,14 @@ class MistralFilter:
         bridge: bool = False,
         strict: bool = False,
         max_body: int = MAX_BODY,
-        body_timeout: float | None = None,  # the server in front may have one of its own
         routes: Mapping[str, str] | None = None,
         prefixes: Iterable[str] = ("",),
+        admit: Callable[[WSGIEnvironment], None] | None = None,
     ) -> None:
         self.app = app
         self._strict = strict
         self._max_body = max_body
-        self._body_timeout = body_timeout
+        self._admit = admit
         self._routes = dict(routes or {})
         self._prefixes = tuple(prefixes)
         self._filter = partial(
@@ -98,18 +93,23 @@ class MistralFilter:
             if target is None or target.endpoint is None:
                 return self.app(environ, start_response)
             if target.refused:
-                _drain(environ, self._body_timeout)
                 return self.refuse(NotFound(f"Write the path as {target.prefix}{target.path}."), environ, start_response)
             endpoint = target.endpoint
         strict = self._strict or wants_strict(environ)
+        refusal: MistralFilterError | None = None
         try:
-            body, changes = self._filter(read_body(environ, self._max_body, self._body_timeout), endpoint, strict=strict)
+            if self._admit is not None:
+                self._admit(environ)
+            body, changes = self._filter(read_body(environ, self._max_body), endpoint, strict=strict)
         except MistralFilterError as error:
-            return self.refuse(error, environ, start_response)
+            refusal = error.detached()  # its traceback would hold the body
         except Exception as error:  # a defect of ours: nothing unfiltered goes on, and the client gets an answer
             _log.error("filtering failed: %s", type(error).__name__)
-            return self.refuse(MistralFilterError("The request could not be filtered."), environ, start_response)
+            refusal = MistralFilterError("The request could not be filtered.")
+        if refusal is not None:
+            return self.refuse(refusal, environ, start_response)
         replace_body(environ, body)
+        del body  # the application may be done with it long before the answer ends
         environ["mistral_filter.endpoint"] = endpoint
         environ["mistral_filter.strict"] = strict
         # another filter may stand in front
@@ -143,73 +143,45 @@ def replace_body(environ: WSGIEnvironment, body: bytes) -> None:
     environ.pop("HTTP_TRANSFER_ENCODING", None)
 
 
-def read_body(environ: WSGIEnvironment, limit: int, timeout: float | None = None) -> bytes:
-    """The whole request body, at most *limit* bytes, within *timeout* seconds where the server lets its socket be seen.
+def read_body(environ: WSGIEnvironment, limit: int) -> bytes:
+    """The whole request body, at most *limit* bytes.
 
-    Raises BodyTooLarge, BodyTimeout, UnsupportedEncoding, or BadRequest for a body that ended before its declared length. A
-    body that is refused unread is read away first, within bounds: a client that still writes would never see the answer.
+    Raises BodyTooLarge, UnsupportedEncoding, BadRequest for a body that ended before its declared length or whose framing is
+    broken, or a MistralFilterError of the input's own. A body that is refused for its head is not read: what the client still
+    sends is the server's to read away.
     """
     source = environ["wsgi.input"]
     length = environ.get("CONTENT_LENGTH") or ""
     coding = environ.get("HTTP_TRANSFER_ENCODING", "").strip().lower()
     if coding not in ("", "chunked"):
-        raise BadRequest("Of transfer codings only chunked is understood.", code="bad_transfer_encoding")
+        raise BadRequest(code="bad_transfer_encoding")
     if environ.get("HTTP_CONTENT_ENCODING", "").strip().lower() not in ("", "identity"):
-        _drain(environ, timeout)
-        raise UnsupportedEncoding("Send the body as plain JSON, without Content-Encoding.")
+        raise UnsupportedEncoding
     if length:
         if not (length.isascii() and length.isdigit()):
-            raise BadRequest("Content-Length is not a number of bytes.", code="bad_content_length")
-        if len(length) > _LONGEST_LENGTH or int(length) > limit:
-            _drain(environ, timeout)
+            raise BadRequest(code="bad_content_length")
+        if len(length) > _LENGTH_DIGITS or int(length) > limit:
             raise _too_large(limit)
         wanted = int(length)
     elif environ.get("wsgi.input_terminated") or coding:
         wanted = limit + 1
     else:
         return b""
-    pieces, missing, broken = [], wanted, False
-    watch = Watch(None if timeout is None else environ.get("gunicorn.socket"))
-    watch.receiving_until = time.monotonic() + (timeout or 0)
-    with watching(watch):
-        try:
-            while missing and (piece := source.read(min(missing, _PIECE))):
-                pieces.append(piece)
-                missing -= len(piece)
-        except Exception:  # every server has exceptions of its own for a broken chunked body
-            broken = True
-    if watch.reason == "body_timeout":
-        raise BodyTimeout(f"The body did not come within {timeout:g} seconds.")
-    if broken:
-        raise BadRequest("The body could not be read: its framing is broken.", code="body_cut_short")
+    pieces, missing = [], wanted
+    try:
+        while missing and (piece := source.read(min(missing, _PIECE))):
+            pieces.append(piece)
+            missing -= len(piece)
+    except MistralFilterError:
+        raise
+    except Exception:  # every server has exceptions of its own for a broken chunked body
+        raise BadRequest(code="body_cut_short") from None
     if length and missing:
         raise BadRequest(f"The body was cut short: {wanted - missing} of {length} bytes came.", code="body_cut_short")
     if not length and not missing:
-        _drain(environ, timeout)
         raise _too_large(limit)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"The body is larger than {limit} bytes. Send smaller images, or raise the limit (max_body).")
-
-
-def _drain(environ: WSGIEnvironment, patience: float | None) -> None:
-    """Reads the body away until it ends, falls silent, or is too long to wait for; *patience* are the seconds for any body."""
-    socket = environ.get("gunicorn.socket")
-    timeout = socket.gettimeout() if socket is not None else None
-    try:
-        left = min(int((environ.get("CONTENT_LENGTH") or str(_DRAIN_BYTES))[:_LONGEST_LENGTH]), _DRAIN_BYTES)
-        end = time.monotonic() + min(_DRAIN_SECONDS, patience or _DRAIN_SECONDS)
-        if socket is not None:
-            socket.settimeout(_DRAIN_SILENCE_SECONDS)
-        watch = Watch(socket)
-        watch.receiving_until = end  # a body that drips does not fill a piece in time
-        with watching(watch):
-            while left > 0 and time.monotonic() < end and (piece := environ["wsgi.input"].read(min(left, 65536))):
-                left -= len(piece)
-    except Exception:  # noqa: S110  whatever ends the reading ends the draining
-        pass
-    finally:
-        if socket is not None:
-            socket.settimeout(timeout)

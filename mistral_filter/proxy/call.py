@@ -26,7 +26,7 @@ from mistral_filter.proxy.budget import Budget, Held
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-__all__ = ["Call", "Calls", "Ended", "Timeouts", "call_of", "close_connection"]
+__all__ = ["Call", "Calls", "Ended", "Timeouts", "call_of", "close_connection", "has_call", "note_outcome"]
 
 _KEY = "mistral_filter.call"
 
@@ -249,6 +249,11 @@ def call_of(environ: WSGIEnvironment) -> Call:
     return call
 
 
+def has_call(environ: WSGIEnvironment) -> bool:
+    """Whether a call was made of *environ* already."""
+    return _KEY in environ
+
+
 class Ended(NamedTuple):
     """What is known of a request when it is over."""
 
@@ -398,5 +403,7 @@ def _linger(call: Call) -> None:
 
 
 def note_outcome(environ: WSGIEnvironment, error: MistralFilterError) -> None:
-    """Says for the log that the request in *environ* ended with *error*."""
-    call_of(environ).outcome = error.code
+    """Says for the log that the request in *environ* ended with *error*, unless it is known already how it ended."""
+    call = environ.get(_KEY)
+    if isinstance(call, Call) and call.outcome is None:
+        call.outcome = error.code

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import ssl
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -293,3 +294,27 @@ def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
     """The variables in *environ* that look like settings but are not: misspelt, or of another version."""
     known = {setting.variable for setting in SETTINGS}
     return sorted(name for name in (os.environ if environ is None else environ) if name.startswith(_PREFIX) and name not in known)
+
+
+# --------------------------------------------------------------------------------- what the server and the platform set
+
+SCRIPT_NAME = os.environ.get("SCRIPT_NAME", "")
+"""gunicorn's own variable: the path below which the application is mounted."""
+
+ANY_ORIGIN = os.environ.get("MISTRAL_FILTER_CORS_ORIGINS", "").strip() in ("", "*")
+"""Whether pages of all origins may use the proxy, for responses that are made outside of it."""
+
+_COUNTS = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def metrics_directory() -> Path | None:
+    """Where the workers keep the counts that ``/metrics`` adds up; None without metrics.
+
+    Made anew unless the variable that prometheus_client reads names one. A reload (HUP) and a new binary (USR2) find the variable
+    set and go on counting in the same files.
+    """
+    if os.environ.get("MISTRAL_FILTER_METRICS", "").strip().lower() != "on":
+        return None
+    if _COUNTS not in os.environ:
+        os.environ[_COUNTS] = tempfile.mkdtemp(prefix="mistral-filter-metrics-")
+    return Path(os.environ[_COUNTS])

@@ -12,10 +12,10 @@ from mistral_filter import __version__
 from mistral_filter.errors import MethodNotAllowed, MistralFilterError, NotFound
 from mistral_filter.explain import explain
 from mistral_filter.fields import ENDPOINTS
-from mistral_filter.middleware import MAX_BODY, read_body, wants_strict
+from mistral_filter.middleware import read_body, wants_strict
 from mistral_filter.paths import PATHS, Target, locate
-from mistral_filter.proxy.exchange import Exchange
-from mistral_filter.proxy.upstream import Upstream
+from mistral_filter.proxy.call import call_of, note_outcome
+from mistral_filter.proxy.forward import Forwarder, Route
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -34,23 +34,26 @@ MISSING = {
 """First path segments below /v1 that OpenAI has and Mistral has not (OpenAPI 2026-08-21), and what to do instead."""
 
 
+MAX_EXPLAIN = 256 * 1024
+"""Bytes. Enough to see what happens to a request; an explanation is several times as long as the body."""
+
+
 def create_blueprint(
-    upstreams: Mapping[str, Upstream],
+    routes: Mapping[str, Route],
     *,
-    exchange: Exchange | None = None,
-    max_body: int = MAX_BODY,
-    body_timeout: float | None = None,
+    forwarder: Forwarder | None = None,
     filter_options: Mapping[str, Any] | None = None,
 ) -> Blueprint:
-    """A blueprint that forwards ``/v1/…`` to ``upstreams[""]`` and ``/NAME/v1/…`` to ``upstreams[NAME]``.
+    """A blueprint that forwards ``/v1/…`` by ``routes[""]`` and ``/NAME/v1/…`` by ``routes[NAME]``.
 
-    *exchange* holds how requests are sent. *max_body* (bytes), *body_timeout* (seconds) and *filter_options* (those of
-    ``filter_body``) are for ``/explain/<endpoint>``. Put ``MistralFilter`` (or ``init_app``) with ``prefixes=("", "/NAME", …)``
-    in front of it, and set ``app.url_map.merge_slashes = False``: a redirected POST loses its body.
+    *forwarder* holds how requests are sent, *filter_options* (those of ``filter_body``) are for ``/explain/<endpoint>``. Put
+    ``MistralFilter`` (or ``init_app``) with ``prefixes=("", "/NAME", …)`` in front of it: without the filter, requests to its
+    endpoints are refused. Put ``Calls`` outermost for timeouts and bounds, and set ``app.url_map.merge_slashes = False``: a
+    redirected POST loses its body.
     """
     blueprint = Blueprint("mistral_filter", __name__)
-    prefixes = tuple("/" + name if name else "" for name in upstreams)
-    send = exchange or Exchange()
+    prefixes = tuple("/" + name if name else "" for name in routes)
+    send = forwarder or Forwarder()
 
     @blueprint.route("/<path:path>", methods=METHODS)
     def forward(path: str) -> Response:
@@ -58,7 +61,7 @@ def create_blueprint(
         if target.path == "/v1":
             models = f"{target.prefix}/v1/models"
             return _json({"object": "proxy", "name": "mistral-filter", "version": __version__, "models": models})
-        return send(upstreams[target.prefix[1:]], target, request.environ)
+        return send(routes[target.prefix[1:]], target, request.environ)
 
     @blueprint.route("/explain/<path:endpoint>", methods=["POST"])
     def explain_body(endpoint: str) -> Response:
@@ -67,9 +70,10 @@ def create_blueprint(
         name = endpoint if endpoint in ENDPOINTS else by_path.get(endpoint.removeprefix("v1/"))
         if name is None:
             raise NotFound(f"There is no such endpoint to explain. There are: {', '.join(ENDPOINTS)}.")
+        call_of(request.environ).take_place()
         options = {**(filter_options or {})}
         options["strict"] = options.get("strict") or wants_strict(request.environ)
-        explanation = explain(read_body(request.environ, max_body, body_timeout), name, **options)
+        explanation = explain(read_body(request.environ, MAX_EXPLAIN), name, **options)
         response = Response(explanation.as_json(), content_type="application/json")
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
@@ -96,7 +100,7 @@ def create_blueprint(
 
 def error_response(error: MistralFilterError) -> Response:
     """*error* as Flask answers it."""
-    request.environ.setdefault("mistral_filter.outcome", error.code)  # for the log
+    note_outcome(request.environ, error)  # for the log
     return Response(error.body(), error.status, error.headers, content_type="application/json")
 
 

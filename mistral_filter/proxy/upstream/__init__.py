@@ -48,8 +48,6 @@ _NOT_PASSED_ON_BEGIN = (
     "x-sendfile",
 )  # CORS is this proxy's; the others give orders to nginx and Apache
 
-_made_before_fork: list[Upstream] = []
-
 
 class Upstream:
     """Where requests go.
@@ -72,8 +70,7 @@ class Upstream:
         self.base = base.rstrip("/")
         self._connect_timeout, self._read_timeout = connect_timeout, read_timeout
         self._proxy, self._ca_bundle, self._setting = proxy, ca_bundle, setting
-        self._transport: Transport | None = None
-        _made_before_fork.append(self)
+        self._transport: tuple[int, Transport] | None = None
 
     def send(
         self,
@@ -105,11 +102,8 @@ class Upstream:
         length = len(body) if isinstance(body, bytes) else length
         if length is not None:
             request.headers["Content-Length"] = str(length)
-        transport = self._transport
-        if transport is None:
-            transport = self._transport = Transport(self.base, proxy=self._proxy, ca_bundle=self._ca_bundle)
         try:
-            answer = transport.send(request, timeout=(call.remaining(self._connect_timeout), self._read_timeout))
+            answer = self._own_transport().send(request, timeout=(call.remaining(self._connect_timeout), self._read_timeout))
         except TransportError as error:
             raise self._failure(error) from None
         except Broken:
@@ -121,6 +115,12 @@ class Upstream:
         except BaseException:
             answer.raw.close()
             raise
+
+    def _own_transport(self) -> Transport:
+        process = os.getpid()
+        if self._transport is None or self._transport[0] != process:
+            self._transport = process, Transport(self.base, proxy=self._proxy, ca_bundle=self._ca_bundle)
+        return self._transport[1]
 
     def _failure(self, error: TransportError) -> MistralFilterError:
         """What the client is told: where the request was to go and which setting says so, never the URL's path or query."""
@@ -141,14 +141,6 @@ _MESSAGES = {
     "upstream_tls": "No secure connection to {host} could be made. Check {setting}.",
     "upstream_unreachable": "{host} could not be reached. Check {setting}.",
 }
-
-
-def _forget_transports() -> None:
-    for upstream in _made_before_fork:
-        upstream._transport = None
-
-
-os.register_at_fork(after_in_child=_forget_transports)
 
 
 class Reply(NamedTuple):

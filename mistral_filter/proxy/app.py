@@ -1,0 +1,163 @@
+"""``create_app``: the proxy as a WSGI application, put together from its parts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from flask import Flask, Response, request
+from flask_cors import CORS
+from werkzeug.exceptions import HTTPException
+
+from mistral_filter.errors import MistralFilterError, from_status
+from mistral_filter.flask import FilterRefusal, init_app
+from mistral_filter.paths import locate
+from mistral_filter.proxy.budget import Budget
+from mistral_filter.proxy.call import Calls, Timeouts, call_of
+from mistral_filter.proxy.cors import EXPOSED_HEADERS, origin_patterns
+from mistral_filter.proxy.forward import Forwarder, Route, credentials_of
+from mistral_filter.proxy.logs import Record, RequestLog, configure
+from mistral_filter.proxy.metrics import create_metrics
+from mistral_filter.proxy.page import create_page
+from mistral_filter.proxy.secret import ServerKey
+from mistral_filter.proxy.settings import SettingError, Settings, from_environment, unknown_variables
+from mistral_filter.proxy.upstream import Upstream
+from mistral_filter.proxy.view import METHODS, create_blueprint, error_response
+
+__all__ = ["create_app"]
+
+PREFLIGHT_MAX_AGE = 86400  # seconds; browsers shorten it as they see fit
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """The whole proxy as a WSGI application. *settings* default to those of the environment.
+
+    Raises SettingError, which names the variable, for a setting that cannot be used.
+    """
+    ignored: list[str] = []
+    if settings is None:
+        settings, ignored = from_environment(), unknown_variables()
+    settings.check()
+    configure(settings.log_level, settings.log_format)
+    for name in ignored:
+        logging.getLogger("mistral_filter").warning("%s is not a setting of this version: ignored", name)
+    routes = _routes(settings)
+    prefixes = ["/" + name if name else "" for name in routes]
+    filter_options = {
+        "fields": settings.fields,
+        "allow": settings.allow,
+        "drop": settings.drop,
+        "translate": settings.translate,
+        "bridge": settings.bridge,
+        "strict": settings.strict,
+    }
+    app = Flask("mistral_filter", static_folder=None)
+    app.url_map.merge_slashes = False  # a redirected POST loses its body or its key
+    forwarder = Forwarder(learn=settings.learn, reasoning=settings.reasoning, heartbeat=settings.heartbeat)
+    app.register_blueprint(create_blueprint(routes, forwarder=forwarder, filter_options=filter_options))
+    app.register_blueprint(
+        create_page(
+            fields=settings.fields,
+            upstreams={"": settings.upstream, **settings.upstreams},
+            allow=settings.allow,
+            drop=settings.drop,
+            translate=settings.translate,
+            strict=settings.strict,
+            own_key=not settings.tokens,
+        )
+    )
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _defect)
+    app.before_request(_preflight)
+    CORS(
+        app,
+        origins=origin_patterns(settings.cors_origins),
+        send_wildcard=settings.cors_origins == ("*",),
+        methods=[*METHODS, "OPTIONS"],
+        max_age=PREFLIGHT_MAX_AGE,
+        expose_headers=list(EXPOSED_HEADERS),
+        automatic_options=False,
+    )
+    init_app(app, max_body=settings.max_body, prefixes=prefixes, admit=_admission(routes), **filter_options)
+    observe = _serve_metrics(app) if settings.metrics else None
+    app.wsgi_app = Calls(  # type: ignore[method-assign]
+        app.wsgi_app,
+        report=RequestLog(prefixes=prefixes, observe=observe),
+        budget=Budget(calls=settings.concurrency, body_bytes=settings.body_budget, max_body=settings.max_body),
+        timeouts=Timeouts(total=settings.total_timeout, send=settings.send_timeout, body=settings.body_timeout),
+    )
+    return app
+
+
+def _routes(settings: Settings) -> dict[str, Route]:
+    """By name, ``""`` for the main one: each upstream with the server's key for it, if there is one."""
+    keys = {"": settings.api_key, **settings.api_keys}
+    routes = {}
+    for name, base in {"": settings.upstream, **settings.upstreams}.items():
+        upstream = Upstream(
+            base,
+            connect_timeout=settings.connect_timeout,
+            read_timeout=settings.read_timeout,
+            proxy=settings.proxy,
+            ca_bundle=settings.ca_bundle,
+            setting="MISTRAL_FILTER_UPSTREAMS" if name else "MISTRAL_FILTER_UPSTREAM",
+        )
+        routes[name] = Route(upstream, ServerKey(keys.get(name), settings.tokens))
+    return routes
+
+
+def _admission(routes: dict[str, Route]) -> Callable[[dict[str, object]], None]:
+    """Judges a request to an endpoint from its head: whether its caller may ask, and whether there is a place for it."""
+    prefixes = tuple("/" + name if name else "" for name in routes)
+
+    def admit(environ: dict[str, object]) -> None:
+        target = locate(str(environ.get("PATH_INFO", "")), prefixes)
+        if target is not None:
+            routes[target.prefix[1:]].key.authorize(credentials_of(environ))
+        call_of(environ).take_place()
+
+    return admit
+
+
+def _preflight() -> Response | None:
+    """OPTIONS is answered on every path and without a key; flask-cors adds what a browser asks for."""
+    if request.method != "OPTIONS":
+        return None
+    response = Response(status=204)
+    if "Access-Control-Request-Method" not in request.headers:  # not a browser: show what a preflight would say
+        response.headers["Access-Control-Allow-Methods"] = ", ".join([*METHODS, "OPTIONS"])
+        response.headers["Access-Control-Allow-Headers"] = "Content-Type, Authorization"
+        response.headers["Access-Control-Max-Age"] = str(PREFLIGHT_MAX_AGE)
+    return response
+
+
+def _http_error(error: HTTPException) -> Response:
+    """Flask's own errors in the one shape."""
+    if isinstance(error, FilterRefusal):
+        return error_response(error.error)
+    allow = error.get_response().headers.get("Allow") if error.code == 405 else None
+    return error_response(from_status(error.code or 500, [("Allow", allow)] if allow else ()))
+
+
+def _defect(error: Exception) -> Response:
+    """A defect of this project: JSON for the client, the exception's type and place for the log, never its text."""
+    trace, place = error.__traceback__, ""
+    while trace is not None:
+        place, trace = f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}", trace.tb_next
+    logging.getLogger("mistral_filter").error("unexpected %s in %s", type(error).__name__, place)
+    return error_response(MistralFilterError())
+
+
+def _serve_metrics(app: Flask) -> Callable[[Record], None]:
+    """Adds ``/metrics`` to *app*; returns what is to be told of every request."""
+    try:
+        observe, render = create_metrics()
+    except ImportError:
+        raise SettingError("MISTRAL_FILTER_METRICS: install prometheus-client first") from None
+
+    @app.route("/metrics")
+    def metrics() -> Response:
+        text, kind = render()
+        return Response(text, content_type=kind, headers={"Cache-Control": "no-store"})
+
+    return observe

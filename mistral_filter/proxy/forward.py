@@ -1,0 +1,228 @@
+"""One exchange: a client's request on its way to an upstream, and the head of the answer; the rest is for ``reply``."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from flask import Response
+
+from mistral_filter import __version__
+from mistral_filter.changes import Change, as_header
+from mistral_filter.errors import BadRequest, MistralFilterError, Unauthorized
+from mistral_filter.paths import Target
+from mistral_filter.proxy import sockets
+from mistral_filter.proxy.answers import Plan, plan
+from mistral_filter.proxy.body import RequestBody
+from mistral_filter.proxy.call import Call, call_of, has_call
+from mistral_filter.proxy.learning import Learned, without
+from mistral_filter.proxy.reply import decoded, respond, whole_error
+from mistral_filter.proxy.secret import Reply, ServerKey
+from mistral_filter.proxy.upstream import Upstream
+from mistral_filter.proxy.violations import extra_fields, read
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+__all__ = ["Forwarder", "Route", "credentials_of"]
+
+REQUEST_HEADERS = {
+    "Content-Type": "CONTENT_TYPE",
+    "Accept": "HTTP_ACCEPT",
+    "X-Affinity": "HTTP_X_AFFINITY",
+}
+"""What of a request's head reaches the upstream as it is, and where WSGI has it."""
+
+KEY_HEADERS = ("HTTP_API_KEY", "HTTP_X_API_KEY")
+"""Where Azure-style and Anthropic-style clients put the key."""
+
+_AUTHORIZATION = re.compile(r"[\x21-\x2b\x2d-\x7e]+( [\x21-\x2b\x2d-\x7e]+)*")
+"""Printable ASCII without a comma: servers join two Authorization headers with one."""
+
+_FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_UPLOAD_METHODS = ("POST", "PUT", "PATCH")
+_PIECE = 65536
+_DIGITS = 18
+
+_log = logging.getLogger("mistral_filter")
+
+
+class Route:
+    """Where the requests below one prefix go, and with which key."""
+
+    def __init__(self, upstream: Upstream, key: ServerKey | None = None) -> None:
+        self.upstream = upstream
+        self.key = key or ServerKey(None)
+
+
+class Forwarder:
+    """Forwards requests; one for all requests of a process.
+
+    *learn*: a request that Mistral refuses for extra fields alone is sent once more without them. *reasoning* is that of
+    ``answers.plan``, *heartbeat* the seconds of silence after which a comment goes down an event stream.
+    """
+
+    def __init__(self, *, learn: bool = True, reasoning: str = "openai", heartbeat: float | None = None) -> None:
+        self._learned = Learned() if learn else None
+        self._reasoning = reasoning
+        self._heartbeat = heartbeat
+
+    def __call__(self, route: Route, target: Target, environ: WSGIEnvironment) -> Response:
+        """Sends the request in *environ* to *target* by *route*; returns the answer for Flask to send.
+
+        Raises MistralFilterError for what cannot be sent or answered.
+        """
+        alone = not has_call(environ)
+        call = call_of(environ)
+        if alone:  # mounted without Calls in front: this room has to look after the call
+            sockets.watch(call)
+        try:
+            call.take_place()
+            response = self._forward(route, target, environ, call)
+        except BaseException as error:
+            call.outcome = getattr(error, "code", None) or "error"
+            if alone:
+                call.close()
+            raise
+        if alone:
+            response.call_on_close(call.close)
+        return response
+
+    def _forward(self, route: Route, target: Target, environ: WSGIEnvironment, call: Call) -> Response:
+        caller = credentials_of(environ)
+        authorization = route.key.authorize(caller)
+        headers = [("Authorization", authorization)] if authorization is not None else []
+        headers += _passed_on(environ)
+        send = partial(route.upstream.send, call, environ["REQUEST_METHOD"], target.path, environ.get("QUERY_STRING", ""))
+        send = partial(send, caller=caller)
+        if target.endpoint is None:
+            encoding = "" if route.key.used else environ.get("HTTP_ACCEPT_ENCODING", "")
+            headers.append(("Accept-Encoding", encoding if encoding and _FIELD_VALUE.fullmatch(encoding) else "identity"))
+            body, length = _upload(environ, call)
+            reply = route.key.keyless(send(headers, body, length=length))
+            return respond(reply, Plan(), None, target, environ, call, self._heartbeat)
+        if environ.get("mistral_filter.endpoint") != target.endpoint:
+            raise MistralFilterError(code="not_mounted")
+        # a page cannot set its User-Agent, so Mistral's SDK says it in a header of its own there
+        agent = environ.get("HTTP_X_MISTRAL_USER_AGENT") or environ.get("HTTP_USER_AGENT", "")
+        content = environ["wsgi.input"].read()
+        environ["wsgi.input"] = io.BytesIO()  # the body is not held longer than it takes to send it
+        needs = plan(target.endpoint, content, agent, self._reasoning)
+        readable = needs.rewrites_answer or needs.rewrites_stream or route.key.used
+        gzip = not readable and _accepts_gzip(environ.get("HTTP_ACCEPT_ENCODING", ""))
+        headers.append(("Accept-Encoding", "gzip" if gzip else "identity"))
+        reply, refusal = self._send(partial(send, headers), content, route.key, target, caller, environ)
+        del content
+        call.release_body()
+        return respond(reply, needs, refusal, target, environ, call, self._heartbeat)
+
+    def _send(
+        self, send: Any, content: bytes, key: ServerKey, target: Target, caller: str | None, environ: WSGIEnvironment
+    ) -> tuple[Reply, bytes | None]:
+        """The answer to *content*, and its body where that has been read.
+
+        A request that is refused for extra fields alone is sent once more without them.
+        """
+        assert target.endpoint is not None
+        learned = None if environ.get("mistral_filter.strict") else self._learned  # strict: nothing may be lost here either
+        topic = ()
+        if learned is not None:
+            topic = (target.prefix, caller, _model(content), target.endpoint)
+            content, changes = apply(learned.places(*topic), content)
+            _report(environ, changes)
+        answer = send(content)
+        if answer.status != 422 or learned is None:
+            return key.keyless(answer), None
+        answer.retire()  # an upstream that refuses may hang up: the second try must not meet that
+        reply = key.keyless(answer)
+        refusal = whole_error(reply)
+        smaller, changes = without(content, extra_fields(read(decoded(refusal, reply))), target.endpoint)
+        if not changes:
+            return reply, refusal
+        learned.learn(*topic, changes)
+        _report(environ, changes)
+        _log.warning("%s: refused, sent again: %s", target.endpoint, as_header(changes))
+        return key.keyless(send(smaller)), None
+
+
+def credentials_of(environ: WSGIEnvironment) -> str | None:
+    """What the caller authorizes with, as the one Authorization header; raises BadRequest or Unauthorized for a broken one."""
+    credentials: str | None = environ.get("HTTP_AUTHORIZATION")
+    if credentials is None:
+        value = next((environ[name] for name in KEY_HEADERS if name in environ), None)
+        credentials = None if value is None else f"Bearer {value}"
+    if credentials is not None and credentials.strip().lower() in ("", "bearer"):
+        raise Unauthorized("The Authorization header is empty. Send your key as: Authorization: Bearer KEY.")
+    if credentials is not None and not _AUTHORIZATION.fullmatch(credentials):
+        raise BadRequest(code="bad_authorization")
+    return credentials
+
+
+def _passed_on(environ: WSGIEnvironment) -> Iterator[tuple[str, str]]:
+    """The headers for the upstream that come from the client's."""
+    for name, place in REQUEST_HEADERS.items():
+        value = environ.get(place)
+        if value is not None and _FIELD_VALUE.fullmatch(value):
+            yield name, value
+    agent = environ.get("HTTP_USER_AGENT")
+    yield "User-Agent", agent if agent and _FIELD_VALUE.fullmatch(agent) else f"mistral-filter/{__version__}"
+
+
+def _accepts_gzip(accepted: str) -> bool:
+    """What an Accept-Encoding header says of gzip."""
+    for item in accepted.lower().split(","):
+        name, _, quality = item.partition(";")
+        if name.strip() == "gzip":
+            return not re.fullmatch(r"\s*q\s*=\s*0(\.0*)?\s*", quality)
+    return False
+
+
+def _report(environ: WSGIEnvironment, changes: list[Change]) -> None:
+    if changes:
+        environ["mistral_filter.changes"] = (*environ.get("mistral_filter.changes", ()), *changes)
+
+
+def _upload(environ: WSGIEnvironment, call: Call) -> tuple[bytes | Iterator[bytes] | None, int | None]:
+    """The body of a request that is not the filter's to judge, and its length: streamed, never held in memory."""
+    if environ["REQUEST_METHOD"] not in _UPLOAD_METHODS:
+        return None, None
+    declared = environ.get("CONTENT_LENGTH") or ""
+    coding = environ.get("HTTP_TRANSFER_ENCODING", "").strip().lower()
+    if coding not in ("", "chunked"):
+        raise BadRequest(code="bad_transfer_encoding")
+    if declared and not (declared.isascii() and declared.isdigit() and len(declared) <= _DIGITS):
+        raise BadRequest(code="bad_content_length")
+    length = int(declared) if declared else None if coding else 0
+    if length == 0:
+        return b"", 0
+    if isinstance(call.body, RequestBody):
+        call.body.stream()
+    return _pieces(environ["wsgi.input"], length, call), length
+
+
+def _pieces(source: Any, length: int | None, call: Call) -> Iterator[bytes]:
+    """The request's body as it comes; raises BadRequest when it breaks, so that no cut upload looks complete upstream."""
+    missing = length
+    while missing is None or missing > 0:
+        try:
+            piece = source.read(_PIECE if missing is None else min(_PIECE, missing))
+        except MistralFilterError:
+            raise
+        except Exception:  # every server has exceptions of its own for a broken body
+            if call.answered_early:
+                return
+            call.check()
+            raise BadRequest(code="body_cut_short") from None
+        if call.answered_early:
+            return
+        if not piece:
+            break
+        missing = None if missing is None else missing - len(piece)
+        yield piece
+    call.check()  # a connection that was shut down looks like one that ended
+    if missing:
+        raise BadRequest(f"The body was cut short: {missing} of {length} bytes are missing.", code="body_cut_short")

@@ -1,0 +1,136 @@
+"""How gunicorn serves the proxy: its worker, its logger and its hooks. ``gunicorn.conf.py`` names them.
+
+Hooks hold for every worker class; the worker is gunicorn's for gevent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import logging
+import re
+import resource
+import sys
+import traceback
+from typing import Any
+
+from gunicorn import glogging, util
+from gunicorn.http.errors import InvalidHeader, InvalidRequestLine
+from gunicorn.workers.ggevent import GeventWorker
+
+from mistral_filter.errors import from_status
+from mistral_filter.proxy import settings, sockets
+from mistral_filter.proxy.call import close_connection
+from mistral_filter.proxy.logs import access_path, stderr_handler
+
+__all__ = ["Logger", "Worker", "on_exit", "on_starting", "post_request", "post_worker_init", "pre_request"]
+
+_HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Za-z:.%]+\])?(?::\d{0,5})?")
+_TARGET = re.compile(r"(?:/|\*$|https?://)[^#]*$", re.IGNORECASE)
+
+
+class Worker(GeventWorker):  # type: ignore[misc]
+    """gunicorn's worker for gevent: thousands of waiting streams cost it little, and a slow one holds up no other."""
+
+
+class Logger(glogging.Logger):  # type: ignore[misc]
+    """Says what went wrong without quoting the request, in which a key or a prompt may be, and without waiting for a reader."""
+
+    def setup(self, cfg: Any) -> None:
+        """Sets gunicorn's logs up; what would go to standard error goes through a handler that never blocks."""
+        super().setup(cfg)
+        for log in (self.error_log, self.access_log):
+            for handler in list(log.handlers):
+                if getattr(handler, "stream", None) is sys.stderr:
+                    log.removeHandler(handler)
+                    unblocking = stderr_handler()
+                    unblocking.setFormatter(handler.formatter)
+                    log.addHandler(unblocking)
+
+    def warning(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        """A request that is not valid HTTP."""
+        super().warning("Invalid request" if str(msg).startswith("Invalid request") else msg, *args, **kwargs)
+
+    def exception(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        """A defect, here or in gunicorn: what it was and where, without its text."""
+        error = sys.exc_info()[1]
+        trace = traceback.extract_tb(error.__traceback__)[-1:] if error is not None else []
+        place = "".join(f" in {step.name}:{step.lineno}" for step in trace)
+        msg = str(msg)
+        what = "Error handling request" if msg.startswith("Error handling request") else msg
+        super().error(f"{what} ({type(error).__name__}{place})", *(() if what is not msg else args))
+
+    def atoms(self, resp: Any, req: Any, environ: Any, request_time: Any) -> dict[str, Any]:
+        """What an access log may hold: ``%(U)s`` is the path as it came, without the query string."""
+        atoms: dict[str, Any] = super().atoms(resp, req, environ, request_time)
+        return {**atoms, "U": access_path(environ)}
+
+
+# ---------------------------------------------------------------------------------------------------------------- hooks
+
+
+def on_starting(server: Any) -> None:
+    """Before the first worker: all descriptors that the system allows, and a clean directory for the counts of all workers."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    directory = settings.metrics_directory()
+    if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True)
+        if not server.master_pid:  # else the workers of an older binary still count here
+            _remove_counts(directory)
+
+
+def on_exit(server: Any) -> None:
+    """Leaves nothing behind, except to another master."""
+    directory = settings.metrics_directory()
+    if directory is not None and not (server.master_pid or server.reexec_pid):
+        _remove_counts(directory)
+        with contextlib.suppress(OSError):  # not empty: there is something of others in it
+            directory.rmdir()
+
+
+def _remove_counts(directory: Any) -> None:
+    for kind in ("counter", "histogram"):
+        for file in directory.glob(f"{kind}_*.db"):
+            file.unlink(missing_ok=True)
+
+
+def post_worker_init(_worker: Any) -> None:
+    """What was loaded at start stays for good: the garbage collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pre_request(_worker: Any, req: Any) -> None:
+    """Refuses, and closes the connection, where RFC 9112 (3.2) says so and gunicorn does not."""
+    hosts = [value for name, value in req.headers if name == "HOST"]
+    if (not hosts and req.version >= (1, 1)) or not all(_HOST.fullmatch(host) for host in hosts):
+        raise InvalidHeader("HOST", req=req)
+    # a path outside of the mount point would be a 500
+    if not _TARGET.match(req.uri) or not req.path.startswith(settings.SCRIPT_NAME):
+        raise InvalidRequestLine("target")
+    close_connection.set(req.force_close)
+
+
+def post_request(_worker: Any, _req: Any, _environ: Any, _resp: Any) -> None:
+    """Lets the other connections have their turn: requests that lie ready on one would be served in a row."""
+    sockets.let_others_run()
+
+
+# ------------------------------------------------------------------------------------------- requests that are no HTTP
+
+
+def _write_error(sock: Any, status: int, reason: str, _quoted: str) -> None:
+    """In place of gunicorn's page, which quotes what it did not understand: the error in the one shape."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    error = {"message": f"{reason}.", "type": kind, "param": None, "code": reason.lower().replace(" ", "_")}
+    body = json.dumps({"error": error})
+    head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    # which origin asks is not known of a request that was not understood
+    allowed = "Access-Control-Allow-Origin: *\r\n" if settings.ANY_ORIGIN else ""
+    util.write_nonblock(sock, f"{head}Content-Length: {len(body)}\r\n{allowed}\r\n{body}".encode("latin-1"))
+
+
+util.write_error = _write_error

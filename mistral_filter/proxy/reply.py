@@ -1,0 +1,196 @@
+"""An upstream's reply as the client gets it: headers by rule, errors and bodies by ``answers``, streams as they come."""
+
+from __future__ import annotations
+
+import errno
+import zlib
+from collections.abc import Iterator
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from flask import Response
+from werkzeug.datastructures import Headers
+
+from mistral_filter.errors import ClientGone, NotFound, UpstreamError
+from mistral_filter.paths import Target
+from mistral_filter.proxy.answers import Plan, error_answer
+from mistral_filter.proxy.call import Call
+from mistral_filter.proxy.secret import Reply
+from mistral_filter.proxy.sockets import reset_on_close
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+__all__ = ["decoded", "respond", "whole_error"]
+
+NOT_OFFERED = {
+    "/v1/responses": "This upstream does not offer /v1/responses. Let the client use chat completions: .chat(model) in the "
+    'AI SDK, set_default_openai_api("chat_completions") in openai-agents, use_responses_api=False in LangChain.',
+}
+"""Paths that not every upstream has (api.mistral.ai has them since 2026), and what to do when it answers 404."""
+
+REQUEST_ID = "mistral-correlation-id"
+"""Mistral's name for what OpenAI's clients know as x-request-id."""
+
+WHOLE = 1024 * 1024
+"""Bytes. JSON answers up to this size are read to the end first, so that a failure can still be a status."""
+
+_WHOLE_TO_REWRITE = 64 * 1024 * 1024
+"""Bytes. Embeddings of many texts, which have to be complete to be rewritten."""
+
+PIECE = 65536
+"""Bytes that a client is given at a time."""
+
+_MEMBERS = 16
+"""How many gzip members, one behind the other, are read as one body."""
+
+_EVENT_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
+
+_LIVE = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
+
+
+def respond(
+    reply: Reply, plan: Plan, body: bytes | None, target: Target, environ: WSGIEnvironment, call: Call, heartbeat: float | None
+) -> Response:
+    """The client's response to *reply*, which *plan* says how to rewrite; *body* is its body if that has been read.
+
+    *heartbeat* are the seconds of silence after which a comment goes down an event stream. Raises MistralFilterError while the
+    failure can be a status.
+    """
+    if environ["REQUEST_METHOD"] == "HEAD" or reply.status in (204, 304):
+        reply.close()
+        return _response(reply, b"")
+    if reply.status == 404 and target.path in NOT_OFFERED:
+        reply.close()
+        raise NotFound(NOT_OFFERED[target.path])
+    if reply.status >= 400:
+        return _error_response(reply, body)
+    http_1_0 = environ.get("SERVER_PROTOCOL") == "HTTP/1.0"
+    content_type = _header(reply, "content-type")
+    kind = content_type.partition(";")[0].strip().lower()
+    plain = _header(reply, "content-encoding").lower() in ("", "identity")
+    if kind == "text/event-stream":
+        pieces = reply.pieces(heartbeat if plain else None)
+        stream = _stream(reply, plan.events(pieces) if plain else pieces, call, http_1_0, live=True, events=plain)
+        # a stream that can be read may get an event more
+        return _response(reply, stream, {**_LIVE, "Content-Length": ""} if plain else _LIVE)
+    rewrites = plain and plan.rewrites_answer
+    limit = _WHOLE_TO_REWRITE if rewrites else WHOLE
+    if kind != "application/json" or (reply.length or 0) > limit:
+        pieces = reply.pieces()
+        first = next(pieces, b"")  # a failure before it can still be a status
+        return _response(reply, _stream(reply, chain([first], pieces), call, http_1_0))
+    content, rest = reply.whole(limit)
+    if rest is not None:
+        return _response(reply, _stream(reply, chain(_slices(content), rest), call, http_1_0))
+    if rewrites:
+        content = plan.whole(reply.status, content_type, content)
+    length = {"Content-Length": str(len(content))}
+    if len(content) > PIECE:
+        return _response(reply, _stream(reply, _slices(content), call, http_1_0), length)
+    return _response(reply, content, length)
+
+
+def _stream(
+    reply: Reply, pieces: Iterator[bytes], call: Call, http_1_0: bool, *, live: bool = False, events: bool = False
+) -> Iterator[bytes]:
+    """The body piece by piece. *live*: the head does not wait for the first piece.
+
+    *events*: the pieces are those of an event stream that can be read. A break is never a clean end: where an event could begin
+    it is an error event first, then the framing is left unterminated. An empty piece is a heartbeat, which also goes out only
+    where an event could begin.
+    """
+    tail = b"\n\n"
+    try:
+        if live:
+            yield b""  # a model may think for longer than a router waits
+        for piece in pieces:
+            call.check()  # a slow client can take longer over what is here already than there is time
+            if piece:
+                yield piece
+                tail = piece if len(piece) > 3 else (tail + piece)[-4:]
+            elif events and tail.endswith(_EVENT_ENDS):
+                yield b": keep-alive\n\n"
+    except (UpstreamError, ClientGone) as error:
+        call.outcome = error.code
+        if events and isinstance(error, UpstreamError) and tail.endswith(_EVENT_ENDS):
+            yield b"data: " + error.body() + b"\n\n"
+        if http_1_0:
+            reset_on_close(call.client)
+        raise _broken_off() from None
+    finally:
+        reply.close()
+
+
+def _broken_off() -> OSError:
+    """For the server, after the first byte: it closes the connection at once, unterminated, without a traceback in its log."""
+    return ConnectionResetError(errno.ECONNRESET, "the answer from upstream was cut short")
+
+
+def _error_response(reply: Reply, body: bytes | None) -> Response:
+    """An upstream's refusal or failure, with the object that OpenAI's clients read beside what it said."""
+    if body is None:
+        body = whole_error(reply)
+    content = decoded(body, reply)
+    if content is body and _header(reply, "content-encoding").lower() not in ("", "identity"):
+        return _response(reply, body, {"Content-Length": str(len(body))})  # cannot be read here
+    kind, content = error_answer(reply.status, _header(reply, "content-type"), content)
+    return _response(reply, content, {"Content-Type": kind, "Content-Length": str(len(content)), "Content-Encoding": ""})
+
+
+def whole_error(reply: Reply) -> bytes:
+    """The body of an upstream's refusal or failure; raises UpstreamError for one that is too long to be read to the end."""
+    body, rest = reply.whole(WHOLE)
+    if rest is not None:
+        reply.close()
+        raise UpstreamError("upstream_error_too_large", f"The upstream answered {reply.status} with a very long page.")
+    return body
+
+
+def _header(reply: Reply, name: str) -> str:
+    return next((value for given, value in reply.headers if given.lower() == name), "")
+
+
+def _response(reply: Reply, body: bytes | Iterator[bytes], instead: dict[str, str] | None = None) -> Response:
+    """The client's response; *instead* are headers that replace the upstream's, an empty one takes it away."""
+    instead = instead or {}
+    replaced = {name.lower() for name in instead}
+    headers = [(name, value) for name, value in reply.headers if name.lower() not in replaced]
+    names = {name.lower(): value for name, value in headers}
+    if REQUEST_ID in names and "x-request-id" not in names:
+        headers.append(("X-Request-Id", names[REQUEST_ID]))
+    response = _PassedOn(body)
+    response.status = f"{reply.status} {reply.reason}"
+    response.headers.clear()
+    response.headers.extend([*headers, *((name, value) for name, value in instead.items() if value)])
+    return response
+
+
+class _PassedOn(Response):
+    """Its headers go out unchanged: werkzeug would parse a Location, which may be none, and make up a length for HEAD."""
+
+    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
+        """The headers."""
+        return self.headers
+
+
+def _slices(content: bytes) -> Iterator[bytes]:
+    """*content* in pieces that a slow client takes in good time."""
+    return (content[start : start + PIECE] for start in range(0, len(content), PIECE))
+
+
+def decoded(body: bytes, reply: Reply) -> bytes:
+    """*body* without its gzip, at most WHOLE bytes; the very same where there is none or it cannot be read."""
+    if _header(reply, "content-encoding").lower() != "gzip":
+        return body
+    content, rest = b"", body
+    for _ in range(_MEMBERS):
+        unzip = zlib.decompressobj(wbits=31)
+        try:
+            content += unzip.decompress(rest, max(WHOLE - len(content), 1))
+        except zlib.error:
+            return body
+        rest = unzip.unused_data
+        if not (unzip.eof and rest):
+            return content if unzip.eof else body
+    return body
