@@ -26,7 +26,7 @@ from openai._streaming import SSEDecoder
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from mistral_filter.errors import UpstreamError
-from mistral_filter.proxy.answers import Plan, error_answer, path_of, plan
+from mistral_filter.proxy.answers import Plan, error_answer, plan
 from mistral_filter.proxy.answers.embeddings import asked_as_base64
 from mistral_filter.proxy.answers.events import MAX_EVENT
 
@@ -287,49 +287,6 @@ def test_message_is_bounded() -> None:
     assert eleven["message"].endswith("; f9: Extra inputs are not permitted; and 1 more")
     long = [{**FORBIDDEN, "loc": ["body", "f" * 10_000]}]
     assert len(json.loads(error_answer(422, JSON, dump({"detail": long}))[1])["error"]["message"]) < 1_100
-
-
-CONTENT = "list[tagged-union[TextChunk,ImageURLChunk]]"
-
-
-@pytest.mark.parametrize(
-    ("loc", "path"),
-    [
-        (["body"], ""),
-        (["body", "temperature"], "temperature"),
-        (["body", "messages", 2, "assistant", "tool_calls", 0, "name"], "messages[2].tool_calls[0].name"),
-        (["body", "messages", 0, "user", "user"], "messages[0].user"),
-        (["body", "messages", 0, "tool"], "messages[0]"),
-        (["body", "messages", 0, "user", "content", "str"], "messages[0].content"),
-        (["body", "messages", 0, "user", "content", CONTENT, 1, "text", "cache_control"], "messages[0].content[1].cache_control"),
-        (["body", "messages", 0, "user", "content", CONTENT, 1, "text", "text"], "messages[0].content[1].text"),
-        (["body", "messages", 0, "user", "content", 1, "text"], "messages[0].content[1].text"),
-        (
-            ["body", "messages", 0, "user", "content", CONTENT, 0, "image_url", "image_url", "ImageURL", "format"],
-            "messages[0].content[0].image_url.format",
-        ),
-        (
-            ["body", "messages", 0, "assistant", "content", CONTENT, 0, "thinking", "thinking", 3, "text", "x"],
-            "messages[0].content[0].thinking[3].x",
-        ),
-        (["body", "tools", 0, "function", "function", "parametres"], "tools[0].function.parametres"),
-        (["body", "tools", 0, "function", "cache_control"], "tools[0].cache_control"),
-        (["body", "tools", 0, "Tool", "function", "x"], "tools[0].function.x"),
-        (["body", "tools", 0, "function"], "tools[0].function"),
-        (["body", "tool_choice", "ToolChoice", "function", "x"], "tool_choice.function.x"),
-        (["body", "input", "list[str]", 2], "input[2]"),
-        (["body", "input", 0, 1, "user", "name"], "input[0][1].name"),
-        (["body", "stop", "list[constrained-str]", 0], "stop[0]"),
-        (["body", "messages", "function-after[check(), list[tagged-union[A,B]]]", 1, "user", "name"], "messages[1].name"),
-        (["body", "user", "name"], "user.name"),
-        (["query", "body", "str"], "query.body.str"),
-        (["body", "data[x]"], "data[x]"),
-        (["body", None, ["a"]], "None.['a']"),
-    ],
-)
-def test_path_of(loc: list[object], path: str) -> None:
-    """A location loses the words that name a variant of a union, and only those."""
-    assert path_of(loc) == path
 
 
 @given(st.integers(400, 599), st.sampled_from([JSON, "text/html", ""]), st.binary() | st.text().map(str.encode))

@@ -4,7 +4,7 @@ Pure functions on bytes. ``plan`` decides from the request alone what an answer 
 ``Plan.events`` do it; ``error_answer`` is for every status of 400 or more. An answer that needs nothing is the same bytes.
 
 =============== ==================================================================================
-``errors``      the ``error`` object beside what Mistral sent; where in the request a violation is
+``errors``      the ``error`` object beside what Mistral sent
 ``chat``        content lists, finish reasons, tool calls
 ``embeddings``  numbers as base64
 ``events``      server-sent events: cutting a stream into them and putting it together again
@@ -20,11 +20,11 @@ from typing import NamedTuple
 
 from mistral_filter.proxy.answers.chat import Chunks, is_plain, of_whole
 from mistral_filter.proxy.answers.embeddings import asked_as_base64, with_base64
-from mistral_filter.proxy.answers.errors import error_answer, path_of
+from mistral_filter.proxy.answers.errors import error_answer
 from mistral_filter.proxy.answers.events import rewrite_events
 from mistral_filter.proxy.answers.reading import is_json, rewritten
 
-__all__ = ["Plan", "error_answer", "path_of", "plan"]
+__all__ = ["Plan", "error_answer", "plan"]
 
 NATIVE = ("mistral-client-python/", "mistral-client-typescript/", "mistral-client-js/", "ai-sdk/mistral/", "ai-sdk-mistral/")
 """How a word of the User-Agent begins in clients that read what Mistral sends, and would lose the reasoning otherwise.

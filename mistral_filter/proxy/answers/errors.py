@@ -1,68 +1,29 @@
 """Errors: the ``error`` object that OpenAI's clients look for, put beside what Mistral sent.
 
-Mistral's own SDK reads the other keys and ignores this one (``HTTPValidationErrorData`` in mistralai 3.7.0). The shapes, as
-quoted in public issues from 2024-01 to 2026-03:
-
-- 422 ``{"object":"error","message":{"detail":[…]},"type":"invalid_request_error",…}``, ``{"detail":[…]}``,
-  ``{"object":"Error","detail":[…],"message":[…],"code":3001}``, and with the detail as JSON text in a string
-- 400, 429 ``{"object":"error","message":"…","type":"…","param":null,"code":"…"}``
-- 401, 404 ``{"detail":"Unauthorized"}``, ``{"message":"Unauthorized","request_id":"…"}``
-- 5xx also a page of a content delivery network
+Mistral's own SDK reads the other keys and ignores this one (``HTTPValidationErrorData`` in mistralai 3.7.0). ``violations`` reads
+the body; here its words become a message. A 5xx may also be a page of a content delivery network.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from mistral_filter.filtering import BOM
-from mistral_filter.proxy.answers.reading import UNREADABLE, absent, is_json, rewritten
-from mistral_filter.rawjson import Node, as_array, as_object, as_text, first_byte
+from mistral_filter.proxy.answers.reading import UNREADABLE, is_json, rewritten
+from mistral_filter.proxy.violations import Violation, said, word
+from mistral_filter.rawjson import Node, as_object, as_text
 
-__all__ = ["error_answer", "path_of", "put_error"]
-
-_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-_CHUNKS = frozenset(
-    {"text", "thinking", "image_url", "document_url", "reference", "tool_reference", "file", "input_audio"}
-    | {"resource", "resource_link"}
-)
-_TOOLS = frozenset(
-    {"function", "web_search", "web_search_premium", "code_interpreter", "image_generation", "document_library", "connector"}
-)
-
-_NONE: frozenset[str] = frozenset()
-
-_TAGS = {"messages": _ROLES, "input": _ROLES, "inputs": _ROLES, "content": _CHUNKS, "thinking": _CHUNKS, "tools": _TOOLS}
-"""list: the words that pydantic puts behind an index in it, to say which variant of a tagged union was judged.
-
-Roles: recorded answers, 2024-04 to 2026-03. Chunk and tool types: the SDK ``mistralai`` 3.7.0 and the OpenAPI document of
-2026-08-21; both are unions today."""
-
-_LABEL = re.compile(
-    r"(?:list|set|tuple|dict|union|tagged-union|nullable|literal|lax-or-strict|json-or-python|constrained-\w+"
-    r"|function-(?:after|before|wrap|plain))\[.*\]",
-    re.DOTALL,
-)
-"""pydantic 2's name for a branch of a union: its core schema's type, with the inner types in brackets."""
-
-_SHORT_LABEL = re.compile(r"str|constrained-str|int|float|bool|[A-Z]\w*")
-"""The same for scalars and model classes; a field's name too, so it counts only where there is a union."""
-
-_UNIONS = frozenset({"content", "image_url", "tool_choice", "stop", "input", "inputs", "arguments", "document", "prediction"})
+__all__ = ["error_answer", "put_error"]
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 """OpenAI's ``type`` by status; the rest by its first digit."""
 
 _MAX_VIOLATIONS = 10
 _MAX_TEXT = 500
-_MAX_DEPTH = 4
-"""Objects inside objects in which a message is looked for."""
 
 _value = msgspec.json.Decoder(msgspec.Raw).decode
-_location = msgspec.json.Decoder(list[int | str]).decode
 
 
 def error_answer(status: int, content_type: str, body: bytes) -> tuple[str, bytes]:
@@ -95,20 +56,11 @@ def put_error(node: Node, status: int) -> bool:
     node["error"] = {
         **error,
         "message": found.message,
-        "type": _word(error, "type") or _word(node, "type") or _type(status),
-        "param": _word(error, "param") or _word(node, "param") or found.param,
-        "code": _word(error, "code") or _word(node, "code") or found.code,
+        "type": word(error.get("type")) or word(node.get("type")) or _type(status),
+        "param": word(error.get("param")) or word(node.get("param")) or found.param,
+        "code": word(error.get("code")) or word(node.get("code")) or found.code,
     }
     return True
-
-
-def path_of(loc: Iterable[object]) -> str:
-    """Where in the request a violation is: ``("body", "messages", 2, "assistant", "name")`` is ``messages[2].name``.
-
-    Without the labels of unions, the role behind a message's index and the type behind a chunk's or a tool's. ``""``: the
-    whole body.
-    """
-    return _path([part if isinstance(part, int) else str(part) for part in loc], tags=False)
 
 
 class _Found(NamedTuple):
@@ -117,88 +69,19 @@ class _Found(NamedTuple):
     code: str | None = None
 
 
-def _explain(value: object, depth: int = _MAX_DEPTH) -> _Found | None:
+def _explain(value: object) -> _Found | None:
     """What a message, a detail or an object that holds one says; None: nothing."""
-    if depth == 0:
-        return None
-    text = as_text(value)
-    if text:
-        return _quoted(text, depth) or _Found(text)
-    node = as_object(value)
-    if node is not None:
-        inner = (_explain(node[key], depth - 1) for key in ("message", "detail", "msg", "error") if key in node)
-        return next((found for found in inner if found), None)
-    items = as_array(value)
-    return _violations(items) if items else None
+    found = next(said(value), None)
+    return _Found(found) if isinstance(found, str) else _sentence(found) if found else None
 
 
-def _quoted(text: str, depth: int) -> _Found | None:
-    """What an object says that is quoted as JSON in a string."""
-    if not text.startswith("{"):
-        return None
-    try:
-        return _explain(msgspec.json.decode(text, type=msgspec.Raw), depth - 1)
-    except msgspec.DecodeError:
-        return None
-
-
-def _violations(items: list[object]) -> _Found | None:
-    """pydantic's error records, all in one sentence. The path in it has the roles, as in Mistral's own words."""
-    first: tuple[str | None, str | None] = (None, None)
-    said: list[str] = []
-    for item in items:
-        node = as_object(item) or {}
-        text = as_text(node.get("msg")) or as_text(item)
-        if text is None:
-            continue
-        loc = _loc(node)
-        if not said:
-            first = path_of(loc) or None, _word(node, "type")
-        path = _path(loc, tags=True)
-        said.append(_cut(path + ": " if path else "") + _cut(text))
-    if not said:
-        return None
-    more = len(said) - _MAX_VIOLATIONS
-    return _Found("; ".join(said[:_MAX_VIOLATIONS]) + (f"; and {more} more" if more > 0 else ""), *first)
-
-
-def _loc(node: Node) -> tuple[int | str, ...]:
-    try:
-        return tuple(_location(node.get("loc", b"[]")))
-    except msgspec.ValidationError:
-        return ()
-
-
-def _path(loc: Sequence[int | str], *, tags: bool) -> str:
-    """*loc* in the notation of JavaScript; *tags*: with those of tagged unions."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in _parts(loc, tags)).removeprefix(".")
-
-
-def _parts(loc: Sequence[int | str], tags: bool) -> Iterator[int | str]:
-    before: int | str = ""
-    name = ""  # of the list that an index belongs to
-    for i, part in enumerate(loc):
-        variants = _TAGS.get(name, _NONE) if isinstance(before, int) else _NONE
-        if isinstance(part, int):
-            yield part
-        elif i == 0 and part == "body":
-            pass
-        elif _LABEL.fullmatch(part) or ((variants or before in _UNIONS) and _SHORT_LABEL.fullmatch(part)):
-            pass  # an index behind it still belongs to the list before it
-        elif part in variants and (variants is _ROLES or i + 1 < len(loc)):  # at the end "text", "function" are fields
-            if tags:
-                yield part
-        else:
-            name = part
-            yield part
-        before = part
-
-
-def _word(node: Node, key: str) -> str | None:
-    """``node[key]`` as a string; numbers too, since codes come as both."""
-    if not absent(node, key) and first_byte(node[key]) in b"-0123456789":
-        return bytes(node[key]).decode()
-    return as_text(node.get(key)) or None
+def _sentence(violations: tuple[Violation, ...]) -> _Found:
+    """All violations in one sentence. The paths in it have the roles, as in Mistral's own words."""
+    told = [violation for violation in violations if violation.message is not None]
+    paths = [violation.quoted_path for violation in told[:_MAX_VIOLATIONS]]
+    texts = [_cut(path + ": " if path else "") + _cut(each.message or "") for path, each in zip(paths, told, strict=False)]
+    more = len(told) - _MAX_VIOLATIONS
+    return _Found("; ".join(texts) + (f"; and {more} more" if more > 0 else ""), told[0].path or None, told[0].kind)
 
 
 def _type(status: int) -> str:
