@@ -245,9 +245,14 @@ def test_a_handshake_that_is_broken_off_is_a_502(place: Place, fault: Script) ->
 # ------------------------------------------------------------------------------------------------------- half a record
 
 
-def test_half_a_record_in_a_stream_stops_neither_heartbeats_nor_the_read_timeout(place: Place) -> None:
+GAPS = pytest.mark.parametrize("gap", [0, 0.3])
+"""Seconds between two events: half a record is there at once, or comes while the proxy waits for it."""
+
+
+@GAPS
+def test_half_a_record_in_a_stream_stops_neither_heartbeats_nor_the_read_timeout(place: Place, gap: float) -> None:
     """Two events, then half of the record with the third: heartbeats, an error event, broken framing, upstream freed."""
-    place.good.script = chain(sse([EVENTS[0], EVENTS[1], {"data": "x" * 2 * LONG}]), stall(60))
+    place.good.script = chain(sse([EVENTS[0], EVENTS[1], {"data": "x" * 2 * LONG}], gap), stall(60))
     began = time.monotonic()
     response = place.send("half", stream=True)
     took = time.monotonic() - began
@@ -257,7 +262,7 @@ def test_half_a_record_in_a_stream_stops_neither_heartbeats_nor_the_read_timeout
     assert b"".join(events[1:]).startswith(b'data: {"error"')
     assert b"upstream_timeout" in events[-1]
     assert not response.complete
-    assert READ_TIMEOUT - 0.5 < took < READ_TIMEOUT + MARGIN
+    assert READ_TIMEOUT - 0.5 < took < READ_TIMEOUT + 2 * gap + MARGIN
     place.good.wait_left()
 
 
@@ -277,11 +282,13 @@ def test_half_a_record_in_an_answer_ends_at_the_read_timeout(place: Place, where
     place.good.wait_left()
 
 
-def test_a_record_that_comes_in_two_halves_is_read_when_it_is_whole(place: Place) -> None:
+@GAPS
+def test_a_record_that_comes_in_two_halves_is_read_when_it_is_whole(place: Place, gap: float) -> None:
     """Slower than the heartbeat, faster than the read timeout: a heartbeat at the boundary, then the event, complete."""
     events: list[Event] = [EVENTS[0], {"data": "x" * 2 * LONG}, "[DONE]"]
-    place.good.script = sse(events)
+    place.good.script = sse(events, gap)
     response = place.send("slow-record", stream=True)
+    assert BEAT in response.body
     first, *beats, rest = response.body.split(BEAT)
     assert (response.status, response.complete) == (200, True)
     assert first == event_bytes(events[0])
