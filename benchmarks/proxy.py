@@ -38,9 +38,7 @@ TICK = os.sysconf("SC_CLK_TCK")
 WARM_UP = 0.6  # seconds
 ROUTER = {"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "https", "X-Request-Id": "bench", "Connection": "keep-alive"}
 """What the router in front of a proxy adds."""
-HEADINGS = (
-    f"{'section':16} {'callers':>7} {'keys':5} {'requests':>8} {'CPU µs':>8} {'per':8} {'p50 ms':>8} {'RSS MB':>7} {'failed':>6}"
-)
+HEADINGS = "section          callers keys  requests   CPU µs per        p50 ms  RSS MB failed"
 
 
 class Section(NamedTuple):
@@ -77,7 +75,7 @@ class Caller(asyncio.Protocol):
         self.send()
 
     def send(self) -> None:
-        self.received, self.began = bytearray(), time.perf_counter()
+        self.received, self.waiting, self.began = bytearray(), True, time.perf_counter()
         self.transport.write(next(self.requests))
 
     def data_received(self, data: bytes) -> None:
@@ -87,41 +85,46 @@ class Caller(asyncio.Protocol):
         if head < 4 or (len(self.received) < head + int(length[1]) if length else not self.received.endswith(b"\r\n0\r\n\r\n")):
             return
         self.times.append(time.perf_counter() - self.began)
-        self.counts["chunks"] += self.received.count(b"data: ") - 1  # [DONE] is none
+        self.counts["chunks"] += self.received.count(b'"delta"')
         self.counts["failed"] += not self.received.startswith(b"HTTP/1.1 200 ")
+        self.waiting = False
         if time.perf_counter() < self.end:
             self.send()
         else:
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.counts["failed"] += time.perf_counter() < self.end
+        self.counts["failed"] += self.waiting
         self.done.set_result(None)
 
 
-def requests(section: Section, keys: str, caller: int) -> Iterator[bytes]:
-    """The requests of one caller: all callers with one key, each with its own, or a new key for each request."""
+def message(section: Section) -> tuple[bytes, bytes]:
+    """Head, without Authorization and its last line end, and body of the section's request, as the OpenAI SDK sends it."""
     records = (ROOT / "tests/records/openai-python.jsonl").read_text().splitlines()
     sent = next(record for record in map(json.loads, records) if record["path"] == "/v1/chat/completions")["headers"]
     data = body(section.messages).replace(b'"mistral-small-latest"', b'"%b"' % section.model.encode(), 1)
     headers = {"Host": "localhost", **{name.title(): text for name, text in sent.items()}, **ROUTER, "Content-Length": len(data)}
+    del headers["Authorization"]
+    lines = [f"{name}: {text}\r\n" for name, text in headers.items()]
+    return "".join(["POST /v1/chat/completions HTTP/1.1\r\n", *lines]).encode(), data
+
+
+def requests(head: bytes, data: bytes, keys: str, caller: int) -> Iterator[bytes]:
+    """The requests of one caller: all callers with "one" key, "each" with its own, or a "new" key for each request."""
     for number in itertools.count():
-        key = {"one": "bench", "each": f"bench-{caller}", "new": f"bench-{os.getpid()}-{time.monotonic_ns()}-{caller}-{number}"}[
-            keys
-        ]
-        headers["Authorization"] = f"Bearer {key}"
-        lines = [f"{name}: {value}" for name, value in headers.items()]
-        yield "\r\n".join(["POST /v1/chat/completions HTTP/1.1", *lines, "", ""]).encode() + data
+        key = {"one": "bench", "each": f"bench-{caller}", "new": f"bench-{caller}-{number}-{time.monotonic_ns()}"}[keys]
+        yield b"%bAuthorization: Bearer %b\r\n\r\n%b" % (head, key.encode(), data)
 
 
 async def load(port: int, section: Section, keys: str, seconds: float) -> tuple[list[float], dict[str, int]]:
     """Seconds that each request took, and counts of chunks and failures."""
     times: list[float] = []
     counts = {"chunks": 0, "failed": 0}
+    head, data = message(section)
     end = time.perf_counter() + seconds
 
     async def caller(number: int) -> None:
-        ours = Caller(requests(section, keys, number), end, times, counts)
+        ours = Caller(requests(head, data, keys, number), end, times, counts)
         await asyncio.get_running_loop().create_connection(lambda: ours, "127.0.0.1", port)
         await ours.done
 
@@ -163,10 +166,8 @@ def proxy(directory: Path, upstream: str, bundle: str | None) -> Iterator[tuple[
     environ = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(directory), "WEB_CONCURRENCY": "1"}
     environ |= {"MISTRAL_FILTER_UPSTREAM": upstream} | ({"MISTRAL_FILTER_CA_BUNDLE": bundle} if bundle else {})
     command = [sys.executable, "-m", "gunicorn", "app:app", "-b", f"127.0.0.1:{port}"]
-    with (
-        (directory / "log").open("wb") as log,
-        subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log) as process,
-    ):
+    out = (directory / "log").open("wb")
+    with out as log, subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log) as process:
         try:
             os.sched_setaffinity(process.pid, {PROXY_CORE})
             end = time.monotonic() + 30
@@ -206,8 +207,9 @@ def main() -> None:
                 for keys in section.keys:
                     loader.submit(run_load, port, section, keys, WARM_UP).result()
                     before = cpu(root)
-                    times, counts = loader.submit(run_load, port, section, keys, 1 if options.quick else section.seconds).result()
-                    spent, unit = cpu(root) - before, "chunk" if counts["chunks"] > 0 else "request"
+                    seconds = 1 if options.quick else section.seconds
+                    times, counts = loader.submit(run_load, port, section, keys, seconds).result()
+                    spent, unit = cpu(root) - before, "chunk" if counts["chunks"] else "request"
                     per = spent * 1e6 / max(1, counts["chunks"] if unit == "chunk" else len(times))
                     p50 = statistics.median(times or [0]) * 1000
                     row = f"{section.name:16} {section.callers:7} {keys:5} {len(times):8} {per:8.0f} {unit:8}"
