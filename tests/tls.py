@@ -84,19 +84,30 @@ class Authority:
 
 
 class TLSUpstream(ScriptedUpstream):
-    """A scripted upstream behind *certificate* (and its key) that speaks only this TLS *version*, if one is given."""
+    """A scripted upstream behind *certificate* (and its key) that speaks only this TLS *version*, if one is given.
 
-    def __init__(self, certificate: tuple[Path, Path], version: ssl.TLSVersion | None = None) -> None:
+    It would speak HTTP/2 to those who offer it (ALPN), as Mistral's does, and wants a certificate of the client's if *mutual*.
+    """
+
+    def __init__(self, certificate: tuple[Path, Path], version: ssl.TLSVersion | None = None, mutual: bool = False) -> None:
         super().__init__(certificate)
-        assert self._context is not None
+        self.server_names: list[str | None] = []
+        """What the ClientHellos asked for (SNI), in order."""
+        context = self._context
+        assert context is not None
         if version is not None:
-            self._context.minimum_version = self._context.maximum_version = version
+            context.minimum_version = context.maximum_version = version
+        if mutual:
+            context.verify_mode = ssl.CERT_REQUIRED
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        context.sni_callback = lambda _sock, name, _context: self.server_names.append(name)
 
-    def version(self, connection: int = 1) -> str | None:
-        """The version negotiated on an open connection, such as ``TLSv1.3``."""
+    def secured(self, connection: int = 1) -> ssl.SSLSocket:
+        """The socket of an open connection, to be asked what was negotiated."""
         with self._changed:
             sock = next(each.sock for each in self._open if each.number == connection)
-        return sock.version() if isinstance(sock, ssl.SSLSocket) else None
+        assert isinstance(sock, ssl.SSLSocket)
+        return sock
 
 
 def cut(exchange: Exchange) -> None:
@@ -114,12 +125,26 @@ class Relay:
     """Passes TCP connections on to *port* of this machine; what comes back can be delayed and cut, as a context manager.
 
     *size* bytes and then *gap* seconds of rest are one TCP segment of what comes back. A TLS record that is longer than *cut*
-    bytes is passed on by half, and nothing after it; with *rest* it is finished after so many seconds.
+    bytes is passed on by half, and nothing after it; with *rest* it is finished after so many seconds. The last byte of one
+    that is longer than *garble* bytes is another. With *tunnel* it is an HTTP proxy that takes CONNECT and leads to *port*,
+    whatever host was asked for.
     """
 
-    def __init__(self, port: int, size: int = 65536, gap: float = 0, cut: int | None = None, rest: float | None = None) -> None:
-        self._target = port
-        self._size, self._gap, self._cut, self._rest = size, gap, cut, rest
+    def __init__(
+        self,
+        port: int,
+        *,
+        size: int = 65536,
+        gap: float = 0,
+        cut: int | None = None,
+        rest: float | None = None,
+        garble: int | None = None,
+        tunnel: bool = False,
+    ) -> None:
+        self.target = port
+        self.heads: list[bytes] = []
+        """What the clients of a tunnel sent before it was open."""
+        self._size, self._gap, self._cut, self._rest, self._garble, self._tunnel = size, gap, cut, rest, garble, tunnel
         self._stopped = threading.Event()
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
@@ -153,12 +178,22 @@ class Relay:
                 client, _ = self._listener.accept()
                 self.accepted += 1
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                upstream = socket.create_connection(("127.0.0.1", self._target))
+                if self._tunnel:
+                    self._open_tunnel(client)
+                upstream = socket.create_connection(("127.0.0.1", self.target))
                 self._sockets += [client, upstream]
                 for source, sink, back in ((client, upstream, False), (upstream, client, True)):
                     thread = threading.Thread(target=self._pass, args=(source, sink, back), name="relay connection")
                     self._threads.append(thread)
                     thread.start()
+
+    def _open_tunnel(self, client: socket.socket) -> None:
+        """Take a CONNECT; what follows belongs to the tunnel, so the head is read byte by byte."""
+        head = b""
+        while not head.endswith(b"\r\n\r\n") and (byte := client.recv(1)):
+            head += byte
+        self.heads.append(head)
+        client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
 
     def _pass(self, source: socket.socket, sink: socket.socket, back: bool) -> None:
         with suppress(OSError):
@@ -175,6 +210,8 @@ class Relay:
         """What comes back, as it is to be sent."""
         with source.makefile("rb") as stream:
             for record in _records(stream):
+                if self._garble is not None and len(record) > self._garble:
+                    record = record[:-1] + bytes([record[-1] ^ 1])
                 if self._cut is not None and len(record) > self._cut:
                     half = len(record) // 2
                     yield record[:half]
