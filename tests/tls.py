@@ -86,7 +86,7 @@ class Authority:
 class TLSUpstream(ScriptedUpstream):
     """A scripted upstream behind *certificate* (and its key) that speaks only this TLS *version*, if one is given.
 
-    It would speak HTTP/2 to those who offer it (ALPN), as Mistral's does, and wants a certificate of the client's if *mutual*.
+    It selects HTTP/2 if a client offers it (ALPN), as Mistral's API does, and requires a client certificate if *mutual*.
     """
 
     def __init__(self, certificate: tuple[Path, Path], version: ssl.TLSVersion | None = None, mutual: bool = False) -> None:
@@ -111,7 +111,7 @@ class TLSUpstream(ScriptedUpstream):
 
 
 def cut(exchange: Exchange) -> None:
-    """Close the connection with FIN, but without the close_notify of TLS (RFC 8446, 6.1), as a cut looks to the peer."""
+    """Close the connection with FIN, but without the close_notify of TLS (RFC 8446, 6.1), like a broken line."""
     exchange._connection.abort()
 
 
@@ -125,9 +125,9 @@ class Relay:
     """Passes TCP connections on to *port* of this machine; what comes back can be delayed and cut, as a context manager.
 
     *size* bytes and then *gap* seconds of rest are one TCP segment of what comes back. A TLS record that is longer than *cut*
-    bytes is passed on by half, and nothing after it; with *rest* it is finished after so many seconds. The last byte of one
-    that is longer than *garble* bytes is another. With *tunnel* it is an HTTP proxy that takes CONNECT and leads to *port*,
-    whatever host was asked for.
+    bytes is passed on by half, and nothing after it; with *rest* it is finished after so many seconds. A record that is
+    longer than *garble* bytes gets another last byte. With *tunnel* it is an HTTP proxy that accepts CONNECT and connects to
+    *port*, whatever the host.
     """
 
     def __init__(
@@ -141,15 +141,13 @@ class Relay:
         garble: int | None = None,
         tunnel: bool = False,
     ) -> None:
-        self.target = port
+        self._target = port
         self.heads: list[bytes] = []
         """What the clients of a tunnel sent before it was open."""
         self._size, self._gap, self._cut, self._rest, self._garble, self._tunnel = size, gap, cut, rest, garble, tunnel
         self._stopped = threading.Event()
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
-        self.accepted = 0
-        """How many connections were accepted since the start."""
 
     def __enter__(self) -> Relay:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
@@ -176,16 +174,36 @@ class Relay:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                self.accepted += 1
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if self._tunnel:
-                    self._open_tunnel(client)
-                upstream = socket.create_connection(("127.0.0.1", self.target))
+                upstream = socket.socket()
                 self._sockets += [client, upstream]
-                for source, sink, back in ((client, upstream, False), (upstream, client, True)):
-                    thread = threading.Thread(target=self._pass, args=(source, sink, back), name="relay connection")
-                    self._threads.append(thread)
-                    thread.start()
+                thread = threading.Thread(target=self._serve, args=(client, upstream), name="relay connection")
+                self._threads.append(thread)
+                thread.start()
+
+    def _serve(self, client: socket.socket, upstream: socket.socket) -> None:
+        try:
+            if self._tunnel:
+                self._open_tunnel(client)
+            upstream.connect(("127.0.0.1", self._target))
+        except OSError:
+            client.close()
+            return
+        forth = threading.Thread(target=self._forth, args=(client, upstream), name="relay connection")
+        forth.start()
+        with suppress(OSError):
+            for piece in self._back(upstream):
+                client.sendall(piece)
+        with suppress(OSError):
+            client.shutdown(socket.SHUT_WR)
+        forth.join()
+
+    def _forth(self, client: socket.socket, upstream: socket.socket) -> None:
+        with suppress(OSError):
+            while data := client.recv(65536):
+                upstream.sendall(data)
+        with suppress(OSError):
+            upstream.shutdown(socket.SHUT_WR)
 
     def _open_tunnel(self, client: socket.socket) -> None:
         """Take a CONNECT; what follows belongs to the tunnel, so the head is read byte by byte."""
@@ -194,17 +212,6 @@ class Relay:
             head += byte
         self.heads.append(head)
         client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-
-    def _pass(self, source: socket.socket, sink: socket.socket, back: bool) -> None:
-        with suppress(OSError):
-            if not back:
-                while data := source.recv(65536):
-                    sink.sendall(data)
-            else:
-                for piece in self._back(source):
-                    sink.sendall(piece)
-        with suppress(OSError):
-            sink.shutdown(socket.SHUT_WR)
 
     def _back(self, source: socket.socket) -> Iterator[bytes]:
         """What comes back, as it is to be sent."""
