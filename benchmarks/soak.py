@@ -1,6 +1,9 @@
 """A soak of bounded length: mixed load with faults against gunicorn and a scripted upstream, all on loopback.
 
-Run: python benchmarks/soak.py [--seconds 300] [--workers 2] [--clients 24]
+Run: python benchmarks/soak.py [--minutes 5] [--no-tls] [--callers 500] [--clients 24] [--workers 2]
+
+The upstream speaks TLS, behind a CA bundle as long as the one the proxy ships with. Each request carries the key of one of
+the *callers*, at random; *clients* requests are under way at once.
 
 It prints what happened, and exits with 1 when file descriptors are not back at the baseline, when the memory of a worker
 grew by more than a fifth after the warm-up, when an answer was wrong, or when the server does not serve any more.
@@ -17,12 +20,14 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent / "tests")]
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 from servers import Answer, BadFraming, Gunicorn, ask, build_request, connect, eventually, read_response  # noqa: E402
+from tls import cut  # noqa: E402
 from upstream import (  # noqa: E402
     Exchange,
     ScriptedUpstream,
@@ -37,6 +42,8 @@ from upstream import (  # noqa: E402
     sse_bytes,
     stall,
 )
+
+from benchmarks.fast_upstream import certificate  # noqa: E402
 
 CHAT = "/v1/chat/completions"
 EVENTS = 20
@@ -77,6 +84,10 @@ def answer(exchange: Exchange) -> None:
         "garbage": lambda: raw(b"not http\r\n\r\n"),
         "left over": lambda: extra_bytes_after(json_answer({"tag": tag})),
         "cut": lambda: raw(wire[: random.randrange(1, len(wire) - 1)]),
+        "cut at once": lambda: chain(raw(wire[: random.randrange(1, len(wire) - 1)]), cut),
+        "cut close": lambda: chain(
+            sse(stream, framing="close", cut_at=random.randrange(sum(map(len, map(event_bytes, stream))))), cut
+        ),
         "stall": lambda: chain(raw(wire[:400]), stall(5)),
         "silence": lambda: stall(5),
         "pause": lambda: chain(raw(wire[:-200]), stall(1.2), raw(wire[-200:]), Exchange.keep_alive),
@@ -96,6 +107,8 @@ WEIGHTS = {
     "garbage": 2,
     "left over": 3,
     "cut": 6,
+    "cut at once": 3,
+    "cut close": 3,  # only TLS tells it from an end
     "stall": 1,
     "silence": 1,
     "pause": 2,
@@ -113,15 +126,17 @@ WEIGHTS = {
 Counts = collections.Counter[tuple[str, str]]
 
 
-def client(port: int, number: int, until: threading.Event, counts: Counts, wrong: list[str]) -> None:
+def client(
+    port: int, number: int, callers: int, kinds: list[str], until: threading.Event, counts: Counts, wrong: list[str]
+) -> None:
     dice = random.Random(number)
-    kinds, weights = list(WEIGHTS), list(WEIGHTS.values())
+    weights = [WEIGHTS[kind] for kind in kinds]
     turn = 0
     while not until.is_set():
         turn += 1
         kind, tag = dice.choices(kinds, weights)[0], f"{number}-{turn}"
         try:
-            result = one(port, kind, tag, dice)
+            result = one(port, kind, tag, f"caller-{dice.randrange(callers)}", dice)
         except BadFraming:
             result = "no answer"
         except OSError as error:
@@ -132,8 +147,9 @@ def client(port: int, number: int, until: threading.Event, counts: Counts, wrong
         counts[kind, result] += 1
 
 
-def one(port: int, kind: str, tag: str, dice: random.Random) -> str:
-    """One request; returns how it ended. An answer that must not be raises AssertionError."""
+def one(port: int, kind: str, tag: str, key: str, dice: random.Random) -> str:
+    """One request with *key*; returns how it ended. An answer that must not be raises AssertionError."""
+    authorization = [("Authorization", f"Bearer {key}")]
     if kind == "health":
         return str(ask(port, "GET", "/health").status)
     if kind == "not HTTP":
@@ -146,16 +162,16 @@ def one(port: int, kind: str, tag: str, dice: random.Random) -> str:
         return "400"
     if kind == "upload":
         data = dice.randbytes(200_000)
-        response = ask(port, "POST", "/v1/files", data)
+        response = ask(port, "POST", "/v1/files", data, authorization)
         assert response.body == b'{"size": 200000, "cut": false}', response
         return "200"
     if kind == "cut upload":
         with connect(port) as sock:
-            sock.sendall(build_request("POST", "/v1/files", b"x" * 100_000)[:-1000])
+            sock.sendall(build_request("POST", "/v1/files", b"x" * 100_000, authorization)[:-1000])
         return "left"
     model = {"leaves early": "stream", "leaves in stream": "stream", "reads nothing": "large", "drips": "plain"}.get(kind, kind)
     body = {"model": f"{model}/{tag}", "messages": [{"role": "user", "content": "hello " * 20}], "user": "u", "stream": True}
-    request = build_request("POST", CHAT, body, [("Authorization", f"Bearer {tag}")])
+    request = build_request("POST", CHAT, body, authorization)
     with connect(port, 30) as sock:
         if kind == "drips":
             sock.sendall(request[:-20])
@@ -190,7 +206,7 @@ def judged(kind: str, tag: str, answer: Answer, content: bytes) -> str:
         assert answer.status == 200, shown
         assert answer.complete, shown
         assert content == whole, shown
-    elif kind in ("cut", "stall"):
+    elif kind in ("cut", "cut at once", "cut close", "stall"):
         assert answer.status in (200, 502, 504), shown
         # what was cut may be no more than the last line end
         assert answer.status != 200 or not answer.complete or content == whole, shown
@@ -225,32 +241,41 @@ def settled(server: Gunicorn, upstream: ScriptedUpstream) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--seconds", type=float, help="instead of minutes")
+    parser.add_argument("--tls", action=argparse.BooleanOptionalAction, default=True, help="whether the upstream speaks TLS")
+    parser.add_argument("--callers", type=int, default=500, help="how many different keys")
+    parser.add_argument("--clients", type=int, default=24, help="how many requests at once")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--clients", type=int, default=24)
     options = parser.parse_args()
+    seconds = options.seconds or options.minutes * 60
+    kinds = [kind for kind in WEIGHTS if options.tls or kind != "cut close"]
 
     counts: Counts = collections.Counter()
     wrong: list[str] = []
     samples: list[tuple[float, list[int], int]] = []
     until = threading.Event()
-    with tempfile.TemporaryDirectory() as directory, ScriptedUpstream() as upstream:
+    with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
+        pem, bundle = certificate(Path(directory))
+        upstream = stack.enter_context(ScriptedUpstream((Path(pem), Path(pem)) if options.tls else None))
         upstream.script = answer
-        settings = {**SETTINGS, "MISTRAL_FILTER_UPSTREAM": upstream.url, "WEB_CONCURRENCY": options.workers}
+        url = upstream.url.replace("127.0.0.1", "localhost")
+        settings = {**SETTINGS, "MISTRAL_FILTER_UPSTREAM": url, "WEB_CONCURRENCY": options.workers}
+        settings |= {"MISTRAL_FILTER_CA_BUNDLE": bundle} if options.tls else {}
         with Gunicorn(Path(directory), **settings) as server:
             workers = server.workers()
             for _ in range(50 * options.workers):
                 ask(server.port, "POST", CHAT, {"model": "plain/0", "messages": []})
             baseline = settled(server, upstream)
             began = time.monotonic()
-            arguments = [(server.port, number, until, counts, wrong) for number in range(options.clients)]
+            arguments = [(server.port, number, options.callers, kinds, until, counts, wrong) for number in range(options.clients)]
             threads = [threading.Thread(target=client, args=each) for each in arguments]
             for thread in threads:
                 thread.start()
             try:
-                while (now := time.monotonic() - began) < options.seconds:
+                while (now := time.monotonic() - began) < seconds:
                     samples.append((now, memory(server), server.fds()))
-                    time.sleep(min(1.0, options.seconds / 20))
+                    time.sleep(min(1.0, seconds / 20))
                     with upstream._changed:
                         upstream._requests.clear()  # the record would grow without end
             finally:
@@ -263,8 +288,8 @@ def main() -> int:
             eventually(lambda: memory(server), "the workers")
             samples.append((time.monotonic() - began, memory(server), after))
 
-    warm = next(sample for sample in samples if sample[0] >= options.seconds * WARM_UP)
-    return report(options.seconds, counts, wrong, samples, warm, baseline, after, served and same)
+    warm = next(sample for sample in samples if sample[0] >= seconds * WARM_UP)
+    return report(seconds, counts, wrong, samples, warm, baseline, after, served and same)
 
 
 def report(
