@@ -188,7 +188,7 @@ def test_the_soft_limit_is_raised_to_the_hard_one(
     gunicorn_server: Start, upstream: ScriptedUpstream, arguments: tuple[str, ...]
 ) -> None:
     """I3: a shell's soft limit of 64 descriptors is not the worker's, and more calls than that are served at once."""
-    server = gunicorn_server(*arguments, WEB_CONCURRENCY=1, shell="ulimit -Hn 1024 && ulimit -Sn 64")
+    server = gunicorn_server(*arguments, WEB_CONCURRENCY=1, shell="ulimit -Sn 64 && ulimit -Hn 1024")
     assert limits(server) == [(1024, 1024)]
 
 
