@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -24,6 +25,8 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 ROOT = Path(__file__).resolve().parent.parent
 DEADLINE = 10.0
 """Seconds that a wait may take before the test fails."""
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Server")
@@ -159,11 +162,18 @@ class Server:
 
 
 class Gunicorn(Server):
-    """``gunicorn app:app`` with the shipped configuration: ``Gunicorn(tmp_path, "-w", "2", MISTRAL_FILTER_UPSTREAM=url)``."""
+    """``gunicorn app:app`` with the shipped configuration: ``Gunicorn(tmp_path, "-w", "2", MISTRAL_FILTER_UPSTREAM=url)``.
 
-    def __init__(self, directory: Path, *args: str, app: str = "app:app", root: Path = ROOT, **settings: Any) -> None:
+    *shell* is a command that the shell runs before it becomes gunicorn, such as ``ulimit -n 256``.
+    """
+
+    def __init__(
+        self, directory: Path, *args: str, app: str = "app:app", root: Path = ROOT, shell: str = "", **settings: Any
+    ) -> None:
         self.port = free_port()
         super().__init__(directory, ["gunicorn", app, "-b", f"127.0.0.1:{self.port}", *args], root, settings)
+        if shell:
+            self._command = ["sh", "-c", shell + ' && exec "$@"', "sh", *self._command]
 
     def workers(self) -> list[int]:
         """The process ids of the workers alive now."""
@@ -175,6 +185,14 @@ class Gunicorn(Server):
         for pid in self.workers():
             with suppress(OSError):  # it has just ended
                 count += sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+        return count
+
+    def rss(self) -> int:
+        """How many bytes of memory the workers have resident now, all together."""
+        count = 0
+        for pid in self.workers():
+            with suppress(OSError):  # it has just ended
+                count += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
         return count
 
     def _ready(self) -> bool:
@@ -365,3 +383,51 @@ def raw_request(port: int, data: bytes, *, half_close: bool = False, timeout: fl
                 break
             received += part
     return bytes(received)
+
+
+class Probe:
+    """Well-behaved requests, one after another from a thread, each on a connection of its own: how long each one waits.
+
+    ::
+
+        with Probe(server.port, build_request("GET", "/health")) as probe:
+            ...  # what must not disturb them
+        assert probe.longest() < 2
+    """
+
+    def __init__(self, port: int, *requests: bytes, gap: float = 0.02) -> None:
+        self._port, self._requests, self._gap = port, requests, gap
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="probe")
+        self.waits: list[tuple[float, int | str]] = []
+        """Seconds, and the status of the response or what came in place of one."""
+
+    def __enter__(self) -> Probe:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def longest(self) -> float:
+        """Seconds of the longest wait; fails if a response is not a 200 or if there were not two of each request."""
+        assert {answer for _, answer in self.waits} == {200}, self.waits
+        assert len(self.waits) >= 2 * len(self._requests), self.waits
+        return max(seconds for seconds, _ in self.waits)
+
+    def _run(self) -> None:
+        rounds = 0
+        while rounds < 2 or not self._stop.is_set():
+            for request in self._requests:
+                begin = time.monotonic()
+                answer: int | str
+                try:
+                    with connect(self._port, 30) as sock:
+                        sock.sendall(request)
+                        answer = read_response(sock).status
+                except (OSError, BadFraming) as exc:
+                    answer = repr(exc)
+                self.waits.append((time.monotonic() - begin, answer))
+                self._stop.wait(self._gap)
+            rounds += 1

@@ -136,6 +136,14 @@ class Exchange:
     def close(self) -> None:
         self._connection.close()
 
+    def close_unread(self) -> None:
+        """Throw away what has come and close: with FIN, where :meth:`close` alone would send RST for unread bytes."""
+        with suppress(OSError):
+            self._connection.sock.settimeout(0.05)  # what is still on its way
+            while self._connection.sock.recv(1 << 20):
+                pass
+        self.close()
+
     def reset(self) -> None:
         """Close with RST instead of FIN."""
         self._connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -490,6 +498,11 @@ class ScriptedUpstream:
         with self._changed:
             self._requests.clear()
             self._accepted = 0
+
+    def clear_requests(self) -> None:
+        """Forget the requests until now, and nothing else: connections and script stay."""
+        with self._changed:
+            self._requests.clear()
 
     @contextmanager
     def down(self) -> Iterator[None]:

@@ -1,0 +1,204 @@
+"""Name resolution: a DNS server that says nothing, addresses that do not answer, and how often a name is asked for.
+
+A module put in front of ``app`` replaces ``socket.getaddrinfo`` for one name; what it does is read from a file at each look-up,
+so that a test can change it while the server runs. ``time.sleep`` waits in a thread, and in a greenlet under gevent, as the
+real look-up does.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from servers import Gunicorn, Probe, Response, ask, build_request, eventually
+from upstream import ScriptedUpstream, full_backlog
+
+CHAT = "/v1/chat/completions"
+ORIGIN = ("Origin", "https://chat.example.com")
+WORKERS = {"gevent": (), "gthread": ("-k", "gthread", "--threads", "40")}
+NAME = "localhost"
+"""The only name that may be reached without TLS."""
+
+Start = Callable[..., Gunicorn]
+
+RESOLVER = """
+import json
+import socket
+import time
+from pathlib import Path
+
+real = socket.getaddrinfo
+here = Path(__file__).parent
+
+
+def getaddrinfo(host, port, *args, **kwargs):
+    if host not in ("localhost", b"localhost"):
+        return real(host, port, *args, **kwargs)
+    with (here / "lookups").open("a") as file:
+        file.write("x")
+    end = time.monotonic() + 30
+    while (answer := json.loads((here / "answer.json").read_text())) == "silent":
+        if time.monotonic() > end:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        time.sleep(0.05)
+    if answer == "unknown":
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, int(port))) for address in answer]
+
+
+socket.getaddrinfo = getaddrinfo
+
+from app import app  # noqa: E402, F401
+"""
+
+
+class Resolver:
+    """What the server is told about :data:`NAME`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        (directory / "resolving.py").write_text(RESOLVER)
+        self.answer("127.0.0.1")
+
+    def answer(self, *addresses: str) -> None:
+        """These addresses, in this order."""
+        self._set(list(addresses))
+
+    def say_nothing(self) -> None:
+        """No answer for 30 s, or until there is one again."""
+        self._set("silent")
+
+    def know_nothing(self) -> None:
+        """There is no such name."""
+        self._set("unknown")
+
+    def lookups(self) -> int:
+        """How often it was asked."""
+        file = self.directory / "lookups"
+        return file.stat().st_size if file.exists() else 0
+
+    def _set(self, value: object) -> None:
+        new = self.directory / "answer.new"
+        new.write_text(json.dumps(value))
+        new.rename(self.directory / "answer.json")  # at once: it is being read meanwhile
+
+
+@pytest.fixture
+def resolver(tmp_path: Path) -> Resolver:
+    return Resolver(tmp_path)
+
+
+@pytest.fixture(params=list(WORKERS))
+def start(request: pytest.FixtureRequest, resolver: Resolver, upstream: ScriptedUpstream) -> Callable[[], Gunicorn]:
+    """A server whose upstream has a name, and a second upstream with an address."""
+    return lambda: Gunicorn(
+        resolver.directory,
+        *WORKERS[request.param],
+        app="resolving:app",
+        WEB_CONCURRENCY=1,
+        PYTHONPATH=resolver.directory,
+        MISTRAL_FILTER_UPSTREAM=f"http://{NAME}:{upstream.port}",
+        MISTRAL_FILTER_UPSTREAMS=f"other={upstream.url}",
+        MISTRAL_FILTER_CONNECT_TIMEOUT=2,
+    )
+
+
+def chat(**more: object) -> dict[str, object]:
+    return {"model": "m", "messages": [{"role": "user", "content": "hello"}], **more}
+
+
+def post(server: Gunicorn, caller: str | None = None) -> Response:
+    headers = [ORIGIN, *([("Authorization", f"Bearer {caller}")] if caller else [])]
+    return ask(server.port, "POST", CHAT, chat(), headers, 40)
+
+
+def test_a_silent_resolver_costs_the_connect_timeout(
+    start: Callable[[], Gunicorn], resolver: Resolver, upstream: ScriptedUpstream
+) -> None:
+    """L2: thirty callers at once have their 504 after 2 s each, another upstream is served meanwhile; then all is well."""
+    resolver.say_nothing()
+    with start() as server:
+
+        def timed(number: int) -> tuple[float, Response]:
+            begin = time.monotonic()
+            response = post(server, f"caller-{number}")
+            return time.monotonic() - begin, response
+
+        with Probe(server.port, build_request("POST", "/other" + CHAT, chat())) as probe, ThreadPoolExecutor(30) as pool:
+            answers = list(pool.map(timed, range(30)))
+            fds = server.fds()
+            resolver.answer("127.0.0.1")
+        for seconds, response in answers:
+            assert response.status == 504
+            assert response.json()["error"]["code"] == "upstream_connect_timeout"
+            assert response.header("Access-Control-Allow-Origin") == "*"
+            assert 1 < seconds < 5
+        assert probe.longest() < 1.5
+        assert fds < 100
+        eventually(lambda: post(server, "later").status == 200, "the name to be resolved", 5)
+
+
+def test_a_name_is_not_asked_for_at_each_request(
+    start: Callable[[], Gunicorn], resolver: Resolver, upstream: ScriptedUpstream
+) -> None:
+    """L2: fifty requests on fifty connections need few look-ups; a failed look-up is not remembered for long."""
+    with start() as server:
+        for number in range(50):
+            assert post(server, f"caller-{number}").status == 200
+        assert upstream.accepted == 50
+        assert 1 <= resolver.lookups() <= 10
+
+
+def test_an_unknown_name_is_not_remembered_for_long(
+    start: Callable[[], Gunicorn], resolver: Resolver, upstream: ScriptedUpstream
+) -> None:
+    """L2: 502 at once where there is no such name; served soon after there is."""
+    resolver.know_nothing()
+    with start() as server:
+        begin = time.monotonic()
+        response = post(server)
+        assert (response.status, response.json()["error"]["code"]) == (502, "upstream_dns")
+        assert time.monotonic() - begin < 2
+        resolver.answer("127.0.0.1")
+        eventually(lambda: post(server).status == 200, "the name to be resolved", 6)
+
+
+def test_addresses_are_tried_in_turn(start: Callable[[], Gunicorn], resolver: Resolver, upstream: ScriptedUpstream) -> None:
+    """L2: nobody listens at the first addresses; and where nobody does at any, it is a 502 once for all of them."""
+    resolver.answer("127.0.0.2", "127.0.0.3", "127.0.0.1")
+    with start() as server:
+        for number in range(5):
+            assert post(server, f"caller-{number}").status == 200
+        assert len(upstream.requests) == 5
+    resolver.answer("127.0.0.2", "127.0.0.3")
+    with start() as server:
+        response = post(server)
+        assert (response.status, response.json()["error"]["code"]) == (502, "upstream_unreachable")
+        resolver.answer("127.0.0.1")  # the name moved to another address
+        eventually(lambda: post(server).status == 200, "the new address", 20)
+
+
+def test_the_connect_timeout_is_for_all_addresses_together(
+    gunicorn_server: Start, resolver: Resolver, upstream: ScriptedUpstream
+) -> None:
+    """L2: five addresses that do not answer take one connect timeout, not five."""
+    resolver.answer(*["127.0.0.1"] * 5)
+    with (
+        full_backlog() as port,
+        Gunicorn(
+            resolver.directory,
+            app="resolving:app",
+            WEB_CONCURRENCY=1,
+            PYTHONPATH=resolver.directory,
+            MISTRAL_FILTER_UPSTREAM=f"http://{NAME}:{port}",
+            MISTRAL_FILTER_CONNECT_TIMEOUT=1,
+        ) as server,
+    ):
+        begin = time.monotonic()
+        response = post(server)
+        assert (response.status, response.json()["error"]["code"]) == (504, "upstream_connect_timeout")
+        assert time.monotonic() - begin < 3
