@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from flask import Response
 
 from mistral_filter import __version__
-from mistral_filter.changes import Change, as_header
+from mistral_filter.changes import Change
 from mistral_filter.errors import BadRequest, Overloaded, Unauthorized
 from mistral_filter.paths import Target
 from mistral_filter.proxy.answers import Plan, plan
+from mistral_filter.proxy.logs import changes_text
 from mistral_filter.proxy.response import Limits, decoded, respond, whole_error
 from mistral_filter.proxy.upstream import Reply, RequestBody, Upstream, raise_reason
 from mistral_filter.refusals import Learned, forbidden, without
@@ -135,7 +136,7 @@ class Exchange:
             return reply, needs, refusal
         learned.learn(place, changes)
         _report(environ, changes)
-        _log.warning("%s: refused, sent again: %s", target.endpoint, as_header(changes))
+        _log.warning("%s: refused, sent again: %s", target.endpoint, changes_text(changes))
         return send(headers=headers, body=smaller), needs, None
 
     def _authorization(self, shown: str | None, key: str | None) -> Iterator[tuple[str, str]]:
