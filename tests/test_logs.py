@@ -228,6 +228,7 @@ def test_pieces_pass_when_they_come() -> None:
     [
         ("upstream_timeout", "upstream_timeout", 200),
         ("client_gone", "client_gone", 499),
+        ("client_slow", "client_slow", 499),
         (f"no word: {PROMPT}", "error", 200),
         (404, "error", 200),
         (None, "ok", 200),

@@ -4,8 +4,8 @@
 
 Every value is a number, a word of a closed set or checked against a pattern: no key, prompt, query string, request header or
 unknown path gets into a line, and no value but the last can hold a space. *ended* says what became of the response: ``ok``, it
-went out whole; ``client_gone`` (its status is logged as 499); ``error``, an exception; or the error code that
-``environ["mistral_filter.outcome"]`` holds.
+went out whole; ``client_gone`` and ``client_slow`` (their status is logged as 499); ``error``, an exception; or the error code
+that ``environ["mistral_filter.outcome"]`` holds.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
+from functools import lru_cache
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from mistral_filter.changes import MOST_CHANGES, Change, as_header
+from mistral_filter.errors import CODES
 from mistral_filter.paths import locate
 from mistral_filter.proxy.stderr import MAX_LINE, one_line, stderr_handler
 
@@ -48,6 +50,8 @@ _LONGEST_PATH = 300
 """Characters of a change's path that are looked at."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_NOT_READ = frozenset(code for code, meaning in CODES.items() if meaning.status == 499)
+"""How a request ends whose response nobody read to the end; the status that was sent says nothing then."""
 _CHANGES_BYTES = 512
 
 _CREDENTIALS = re.compile(r"HTTP_\w*(?:AUTH|KEY|TOKEN|SECRET|COOKIE|CREDENTIAL|PASSWORD|SIGNATURE)\w*", re.ASCII)
@@ -179,7 +183,7 @@ class _Answer:
         seconds, environ = time.perf_counter() - self.began, self.environ
         method = self.method if self.method in _METHODS else "other"
         ended = str(environ.get("mistral_filter.outcome") or self.ended)
-        status = 499 if ended == "client_gone" else int(self.status[:3])
+        status = 499 if ended in _NOT_READ else int(self.status[:3])
         ended = ended if _CODE.fullmatch(ended) else "error"
         changes = environ.get("mistral_filter.changes", ())
         request_id = request_id_of(self.headers, environ)
@@ -204,17 +208,22 @@ def _place(path: str, prefixes: tuple[str, ...]) -> tuple[str, str]:
 
 def changes_text(changes: Sequence[Change]) -> str:
     """*changes* for a line: as in the header, at most 512 bytes, with ``?`` where a part of a name may not be shown."""
-    made = [
-        change._replace(path=_field_name(change.path), to=change.to and _field_name(change.to))
-        for change in changes[:MOST_CHANGES]
-    ]
+    made = [change._replace(path=_shown(change.path), to=change.to and _shown(change.to)) for change in changes[:MOST_CHANGES]]
     return as_header(made, _CHANGES_BYTES, more=len(changes) - len(made))
+
+
+def _shown(path: str) -> str:
+    return _remembered(path) if len(path) <= _SHORT else _field_name(path)
 
 
 def _field_name(path: str) -> str:
     parts = path[:_LONGEST_PATH].split(".")
     known = list(takewhile(_FIELD.fullmatch, parts if len(path) <= _LONGEST_PATH else parts[:-1]))
     return path if known == parts else ".".join([*known, "?"])
+
+
+_SHORT = 200
+_remembered = lru_cache(maxsize=1024)(_field_name)
 
 
 def request_id_of(headers: Iterable[tuple[str, str]], environ: WSGIEnvironment) -> str:
