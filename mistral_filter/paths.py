@@ -39,7 +39,7 @@ class Target(NamedTuple):
     path: str
     """The canonical path, ``/v1`` or ``/v1/…``: safe to put behind a host name as it is."""
     endpoint: str | None
-    """The endpoint whose list judges a POST body; None: the body is not ours to judge."""
+    """The endpoint whose list judges a POST body; None: the body is not filtered."""
     refused: bool = False
     """The path is an endpoint's in disguise: not to be served."""
 

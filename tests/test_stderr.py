@@ -1,4 +1,4 @@
-"""Lines on standard error: nobody who does not read them stops a worker, and what is lost is counted."""
+"""Lines on standard error: a reader that hangs stops no worker, and the lines that are lost are counted."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_another_file_in_its_place_is_followed(tmp_path: Path) -> None:
 
 
 def test_a_descriptor_that_other_code_took_over_is_not_written_to(tmp_path: Path) -> None:
-    """A daemon closes every descriptor: where ours is then somebody else's file, no log line gets into it."""
+    """A daemon closes every descriptor: where its number is then that of another file, no log line gets into it."""
     code = f"""
     log.warning("one")
     os.closerange(3, 100)

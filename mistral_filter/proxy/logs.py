@@ -51,7 +51,7 @@ _LONGEST_PATH = 300
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _NOT_READ = frozenset(code for code, meaning in CODES.items() if meaning.status == 499)
-"""How a request ends whose response nobody read to the end; the status that was sent says nothing then."""
+"""Ends of requests whose response was not read to its end: the status that was sent says nothing then."""
 _CHANGES_BYTES = 512
 
 _CREDENTIALS = re.compile(r"HTTP_\w*(?:AUTH|KEY|TOKEN|SECRET|COOKIE|CREDENTIAL|PASSWORD|SIGNATURE)\w*", re.ASCII)

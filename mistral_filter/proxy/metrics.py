@@ -20,7 +20,7 @@ from mistral_filter.proxy.stderr import dropped_lines
 
 __all__ = ["create_metrics"]
 
-OUTCOMES = frozenset(CODES) | {"ok", "client_gone", "client_slow", "error"}
+OUTCOMES = frozenset(CODES) | {"ok", "error"}
 """The values of the label *outcome*; any other code counts as ``other``."""
 
 _BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)

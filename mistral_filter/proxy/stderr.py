@@ -1,4 +1,4 @@
-"""Log lines on standard error that never wait for whoever reads them.
+"""Log lines on standard error that never wait for their reader.
 
 A pipe holds 64 KB. Where the reading process hangs, an ordinary write blocks, and with it the worker and all its requests.
 Here a line that does not fit is dropped and counted, and the next line that fits is preceded by one that says how many.
@@ -143,7 +143,7 @@ class _StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Writes *record*; before it, the number of lines that were dropped since the last one."""
         with _writer.lock:
-            # while nobody reads, a line costs one system call and is not even formatted
+            # while the reader hangs, a line costs one system call and is not even formatted
             if _writer.untold and _writer.has_room() and _writer.write(self._line(_notice(_writer.untold))):
                 _writer.untold = 0
             if _writer.untold or not _writer.write(self._line(record)):
