@@ -119,9 +119,7 @@ class MistralFilter:
             # read again here: what the application changed in its turn is reported with the rest
             made = environ.get("mistral_filter.changes")
             if made and not any(name.lower() == HEADER.lower() for name, _ in headers):
-                header = as_header(made)
-                headers = [*headers, (HEADER, header)]
-                _log.debug("%s: %s", endpoint, header)
+                headers = [*headers, (HEADER, as_header(made))]
             return start_response(status, headers, *exc_info)
 
         return self.app(environ, start_with_changes)

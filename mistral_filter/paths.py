@@ -39,14 +39,20 @@ class Target(NamedTuple):
     path: str
     """The canonical path, ``/v1`` or ``/v1/…``: safe to put behind a host name as it is."""
     endpoint: str | None
-    """The endpoint whose list judges a POST body; None: the body is not ours to judge."""
+    """The endpoint whose list judges a POST body; None: the body is not filtered."""
     refused: bool = False
     """The path is an endpoint's in disguise: not to be served."""
 
 
-@lru_cache(maxsize=1024)
 def locate(path: str, prefixes: tuple[str, ...] = ("",)) -> Target | None:
-    """What *path* (PATH_INFO: decoded once, below SCRIPT_NAME) means under one of the mount *prefixes*; None: nothing of ours."""
+    """What *path* (PATH_INFO: decoded once, below SCRIPT_NAME) means under one of the mount *prefixes*.
+
+    None: the path is not one of Mistral's API.
+    """
+    return (_remembered if len(path) <= _SHORT else _locate)(path, prefixes)
+
+
+def _locate(path: str, prefixes: tuple[str, ...]) -> Target | None:
     target = _exact(path, prefixes)
     if target is None or target.endpoint is None:
         lowered = {prefix.lower(): prefix for prefix in prefixes}
@@ -54,6 +60,11 @@ def locate(path: str, prefixes: tuple[str, ...] = ("",)) -> Target | None:
         if disguised is not None and disguised.endpoint is not None:
             return disguised._replace(prefix=lowered[disguised.prefix], refused=True)
     return target
+
+
+_SHORT = 200
+"""Characters. A longer path is not kept in memory."""
+_remembered = lru_cache(maxsize=1024)(_locate)
 
 
 def _exact(path: str, prefixes: tuple[str, ...]) -> Target | None:

@@ -38,6 +38,9 @@ _BRANCH = re.compile(r"str|enum|[A-Z]\w*|\w+\[.*\]")
 _LONGEST_LOC = 64
 """Parts. A real one has a dozen."""
 
+_LONGEST_PATH = 200
+"""Characters of a place that is remembered."""
+
 _MOST_STEPS = 500
 """To find one place."""
 
@@ -163,9 +166,9 @@ class Learned:
         self._until: dict[tuple[str, tuple[str, ...]], float] = {}
 
     def learn(self, endpoint: str, changes: Iterable[Change]) -> None:
-        """Remembers where *changes* dropped something from a request to *endpoint*; keys of odd characters are not worth it."""
+        """Remembers where *changes* dropped something from a request to *endpoint*, but no long or odd keys."""
         for change in changes:
-            if not _SIMPLE_PATH.fullmatch(change.path) or _KEPT.fullmatch(change.path):
+            if len(change.path) > _LONGEST_PATH or not _SIMPLE_PATH.fullmatch(change.path) or _KEPT.fullmatch(change.path):
                 continue
             place = tuple(re.sub(r"\[\d+\]", ".*", change.path).split("."))
             if (endpoint, place) not in self._until and len(self._until) >= self._size:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -16,8 +17,9 @@ from werkzeug.test import Client, EnvironBuilder
 
 from mistral_filter import MistralFilter
 from mistral_filter.changes import Change
+from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, Array, Object, Tagged
 from mistral_filter.proxy import logs
-from mistral_filter.proxy.logs import Record, RequestLog, configure
+from mistral_filter.proxy.logs import Record, RequestLog, access_path, changes_text, configure
 
 KEY, QUERY, PROMPT, PATH, HEADER = "kkCANARYkk1a2b3c4d5e6f7g8h9", "qqCANARYqq", "ppCANARYpp", "xxCANARYxx", "hhCANARYhh"
 PREFIXES = ("", "/codestral")
@@ -226,6 +228,7 @@ def test_pieces_pass_when_they_come() -> None:
     [
         ("upstream_timeout", "upstream_timeout", 200),
         ("client_gone", "client_gone", 499),
+        ("client_slow", "client_slow", 499),
         (f"no word: {PROMPT}", "error", 200),
         (404, "error", 200),
         (None, "ok", 200),
@@ -397,6 +400,146 @@ def test_changes_are_named_and_bounded(records: list[Record]) -> None:
     assert len(bounded) <= 512
     assert bounded.startswith('drop;path="field_a0";loss=lost, ')
     assert "more;count=" in bounded
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("messages[3].tool_calls[12].function.strict", "messages[*].tool_calls[*].function.strict"),
+        ("max_completion_tokens", "max_completion_tokens"),
+        ("tools[0].function.parameters.$schema", "tools[*].function.parameters.$schema"),
+        ("top_k", "top_k"),
+        ("input[0].content[1].image_url.detail", "input[*].content[*].image_url.detail"),
+        ("sk-proj-abcdefghijklmnop", "?"),
+        ("AKIAIOSFODNN7EXAMPLE", "?"),
+        ("aGVsbG8gd29ybGQ=", "?"),
+        ("a" * 40, "?"),
+        ("a" * 15, "?"),
+        ("_".join(["word"] * 7), "?"),
+        ("abcd1234efgh5678", "?"),
+        ("4111111111111111", "?"),
+        ("0123456789abcdef0123456789abcdef", "?"),
+        ("deadbeef0123", "?"),
+        ("caf\u00e9", "?"),
+        ("\u0430dmin", "?"),
+        ("user name", "?"),
+        ("a=b", "?"),
+        ('a"b', "?"),
+        ("a\nmethod=GET", "?"),
+        ("a\u2028b", "?"),
+        ("messages\n", "?"),
+        ("metadata.J\u00f6rg.age", "metadata.?"),
+        ("metadata.Joerg.age", "metadata.?"),
+        ("metadata..x", "metadata.?"),
+        ("metadata.[x]", "metadata.?"),
+        ("messages[" + "9" * 30 + "]", "?"),
+        (".".join(["a"] * 10_000), ".".join(["a"] * 150) + ".?"),
+        ("a" * 4_000_000, "?"),
+    ],
+)
+def test_a_name_is_shown_only_if_it_is_written_like_a_field(path: str, shown: str) -> None:
+    """Short words in lower case are names of fields; whatever could be a key, a sentence or a name of a person is not shown."""
+    for change in (Change("drop", path, PROMPT), Change("rename", "n", PROMPT, "none", path)):
+        text = str(Record("POST", "/", "/", 200, 0, 0.1, "ok", "-", (change,)).facts()["changes"])
+        assert re.sub(r"\[\d+\]", "[*]", text.split('"')[-2]) == shown
+
+
+def names_of(node: Any) -> Iterator[str]:
+    """All names in a table of fields."""
+    if isinstance(node, Object):
+        for name, below in node.fields.items():
+            yield name
+            yield from names_of(below)
+    if isinstance(node, Array):
+        yield from names_of(node.items)
+    if isinstance(node, Tagged):
+        for variant in node.variants.values():
+            yield from names_of(variant)
+
+
+def test_every_field_of_mistrals_is_shown() -> None:
+    """The rule for names loses none of those in the tables."""
+    names = {name for table in (*ENDPOINTS.values(), *CHAT_FIELDS.values()) for name in names_of(table)}
+    assert {"messages", "tool_calls", "image_url", "json_schema"} <= names
+    assert [name for name in sorted(names) if changes_text([Change("drop", name, "")]) != f'drop;path="{name}";loss=lost'] == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "query", "request_id"),
+    [
+        ({"Authorization": f"Bearer {KEY}"}, "", KEY),
+        ({"Authorization": f"Bearer {KEY}"}, "", f"req-{KEY}"),
+        ({"Authorization": f"Bearer {KEY}"}, "", KEY.upper()),
+        ({"Authorization": f"Bearer {KEY}"}, "", KEY[5:20]),
+        ({"Authorization": KEY}, "", KEY),
+        ({"Authorization": f"Basic {KEY}"}, "", f"{KEY[:12]}..."),
+        ({"api-key": KEY}, "", KEY),
+        ({"X-API-Key": KEY}, "", KEY),
+        ({"x-goog-api-key": KEY}, "", KEY),
+        ({"X-Auth-Token": KEY}, "", KEY),
+        ({"Ocp-Apim-Subscription-Key": KEY}, "", KEY),
+        ({"Proxy-Authorization": f"Bearer {KEY}"}, "", KEY),
+        ({"Cookie": f"session={KEY}; a=b"}, "", KEY),
+        ({}, f"api_key={KEY}", KEY),
+        ({}, "key=" + "".join(f"%{ord(letter):02x}" for letter in KEY), KEY),
+        ({"api-key": "s3cr3t"}, "", "s3cr3t"),
+    ],
+)
+def test_no_request_id_quotes_a_credential(headers: dict[str, str], query: str, request_id: str, records: list[Record]) -> None:
+    """Whatever header or parameter a credential came in: an id that has a part of it is not logged; another one is."""
+    app = observed(answering([b""], "200 OK", ("x-request-id", request_id)), records)
+    Client(app, use_cookies=False).get("/v1/models", query_string=query, headers=headers, buffered=True)
+    Client(app).get("/v1/models", headers={"Authorization": "Bearer of-another", "X-Request-Id": request_id}, buffered=True)
+    assert [record.request_id for record in records] == ["-", request_id]
+
+
+FORGING = ["\n", "\r\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029", "\x00", "\x1b[2J", "\ud800", "\x7f", "\u202e"]
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_one_line_is_one_line(form: str, lines: Callable[..., Log]) -> None:
+    """No message can begin a line of its own, move the cursor, or be longer than a pipe takes at once."""
+    read = lines("DEBUG", form)
+    for text in (*FORGING, "x" * 5000, '"' * 5000, "\n" * 5000, "\u2028" * 5000):
+        logging.getLogger("mistral_filter").warning("before%sstatus=200 %s", text, text)
+        (line,) = read()
+        assert line.isascii()
+        assert line.isprintable()
+        assert len(line) < 4096
+        if form == "json":
+            assert json.loads(line)["message"].startswith("before")
+
+
+def test_a_record_that_cannot_be_formatted_says_so(lines: Callable[..., Log]) -> None:
+    """A mistake in a log call is one line, without the arguments, and no traceback."""
+    log = lines()
+    logging.getLogger("mistral_filter").warning("%d lines", PROMPT)
+    assert log() == ["a line of mistral_filter could not be formatted: TypeError"]
+
+
+@pytest.mark.parametrize(
+    ("environ", "path"),
+    [
+        ({"RAW_URI": f"/v1/models?api_key={KEY}"}, "/v1/models"),
+        ({"RAW_URI": "/v1/%2e%2E/caf%C3%A9%0d%0a"}, "/v1/%2e%2E/caf%C3%A9%0d%0a"),
+        ({"RAW_URI": "/caf\u00c3\u00a9"}, "/caf%C3%A9"),
+        ({"RAW_URI": '/a b"c\\d\n\x85\x00'}, "/a%20b%22c%5Cd%0A%85%00"),
+        ({"RAW_URI": "/a#b"}, "/a"),
+        ({"RAW_URI": f"http://user:{KEY}@host.example/v1?x"}, "/v1"),
+        ({"RAW_URI": f"http://user:{KEY}@host.example"}, "/"),
+        ({"RAW_URI": "//v1//models"}, "//v1//models"),
+        ({"RAW_URI": "*"}, "*"),
+        ({"RAW_URI": "?a"}, "/"),
+        ({"RAW_URI": "/" + "a" * 5000}, "/" + "a" * 1023),
+        ({"RAW_URI": "/" + "\x85" * 5000}, ("/" + "%85" * 1023)[:1024]),
+        ({"PATH_INFO": "/caf\u00c3\u00a9/%\r\n", "SCRIPT_NAME": "/ai"}, "/ai/caf%C3%A9/%25%0D%0A"),
+        ({}, "/"),
+    ],
+)
+def test_the_access_log_gets_the_path_as_it_was_sent(environ: dict[str, str], path: str) -> None:
+    """Never decoded, without host, password and query, and always one word of printable ASCII."""
+    assert access_path(environ) == path
+    assert access_path(environ).isascii()
 
 
 def test_exceptions_are_logged_without_their_text(lines: Callable[..., Log]) -> None:

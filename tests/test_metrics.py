@@ -61,8 +61,34 @@ def test_requests_are_counted_by_their_labels() -> None:
         ("mistral_filter_response_bytes_total", frozenset({"chat"})): 305,
         ("mistral_filter_changes_total", frozenset({"drop", "none"})): 1,
         ("mistral_filter_changes_total", frozenset({"drop", "lost"})): 2,
+        ("mistral_filter_log_lines_dropped_total", frozenset()): 0,
     }
     assert b'mistral_filter_request_seconds_bucket{endpoint="chat",le="0.25"} 1.0' in text
+
+
+DROPPING = """
+import logging, sys
+from mistral_filter.proxy.logs import configure
+from mistral_filter.proxy.metrics import create_metrics
+configure("INFO", "text")
+observe, render = create_metrics()
+for _ in range(3000):
+    logging.getLogger("mistral_filter").warning("x" * 1000)
+sys.stdout.buffer.write(render()[0])
+"""
+
+
+def test_dropped_log_lines_are_counted(tmp_path: Path) -> None:
+    """What standard error did not take is a number: a pipe of 64 KB takes fewer than a hundred lines of 1 KB."""
+    reading, writing = os.pipe()
+    try:
+        environ = {"PYTHONPATH": str(ROOT)}
+        ended = subprocess.run([sys.executable, "-c", DROPPING], env=environ, stdout=subprocess.PIPE, stderr=writing, timeout=60)
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert ended.returncode == 0
+    assert 2900 <= samples(ended.stdout)["mistral_filter_log_lines_dropped_total", frozenset()] < 3000
 
 
 def test_no_caller_makes_them_grow() -> None:
@@ -92,7 +118,7 @@ def test_two_applications_in_one_process_count_apart() -> None:
     """Making the metrics twice is no error, and one does not see the other's requests."""
     observe, _ = create_metrics()
     observe(RECORD)
-    assert samples(create_metrics()[1]()[0]) == {}
+    assert samples(create_metrics()[1]()[0]) == {("mistral_filter_log_lines_dropped_total", frozenset()): 0}
 
 
 def test_every_error_code_is_an_outcome() -> None:

@@ -1,10 +1,11 @@
-"""One line for each request, as text or JSON, and the handler that writes it.
+"""One line for each request, as text or JSON.
 
 ``method=POST path=/v1/chat/completions status=200 bytes=31 ms=840.2 ended=ok request_id=7f3a changes=drop;path="user";loss=none``
 
-Every value is a number, a word of ours or checked against a pattern: no key, prompt, query string, header of the caller's or
-unknown path gets into a line. *ended* says what became of the answer: ``ok``, it went out whole; ``client_gone`` (its status is
-logged as 499); ``error``, an exception; or the error code that ``environ["mistral_filter.outcome"]`` holds.
+Every value is a number, a word of a closed set or checked against a pattern: no key, prompt, query string, request header or
+unknown path gets into a line, and no value but the last can hold a space. *ended* says what became of the response: ``ok``, it
+went out whole; ``client_gone`` and ``client_slow`` (their status is logged as 499); ``error``, an exception; or the error code
+that ``environ["mistral_filter.outcome"]`` holds.
 """
 
 from __future__ import annotations
@@ -14,18 +15,22 @@ import logging
 import re
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
+from functools import lru_cache
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote, unquote
 
-from mistral_filter.changes import Change, as_header
+from mistral_filter.changes import MOST_CHANGES, Change, as_header
+from mistral_filter.errors import CODES
 from mistral_filter.paths import locate
+from mistral_filter.proxy.stderr import MAX_LINE, one_line, stderr_handler
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-__all__ = ["Record", "RequestLog", "configure"]
+__all__ = ["Record", "RequestLog", "access_path", "changes_text", "configure", "request_id_of", "stderr_handler"]
 
 _METHODS = frozenset("GET HEAD POST PUT PATCH DELETE OPTIONS".split())
 _OWN = frozenset("/ /health /healthz /metrics /robots.txt /favicon.ico".split())
@@ -35,11 +40,24 @@ _WORDS = frozenset(
     "text_content transcriptions url version versions voices".split()
 )
 """What Mistral's and OpenAI's paths are made of. Any other segment may be a name or an id of the caller's."""
-_FIELD = re.compile(r"[A-Za-z_-]{1,40}\d{0,2}(\[\d+\])*")
-"""A part of a change's path that reads like a field's name, as keys and sentences do not."""
+_FIELD = re.compile(r"(?=.{1,32}(?:\[|$))\$?[a-z]{1,14}(?:_[a-z]{1,14}){0,3}_?\d{0,2}(?:\[\d{1,7}\])*")
+"""A part of a change's path that may be shown: short words in lower case with underscores, and up to two digits at the end.
+
+All names in Mistral's and OpenAI's schemas are written so. Keys, base64, sentences and names of people are not: a random string
+has capitals, more digits or no underscore within 14 letters.
+"""
+_LONGEST_PATH = 300
+"""Characters of a change's path that are looked at."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_NOT_READ = frozenset(code for code, meaning in CODES.items() if meaning.status == 499)
+"""Ends of requests whose response was not read to its end: the status that was sent says nothing then."""
 _CHANGES_BYTES = 512
+
+_CREDENTIALS = re.compile(r"HTTP_\w*(?:AUTH|KEY|TOKEN|SECRET|COOKIE|CREDENTIAL|PASSWORD|SIGNATURE)\w*", re.ASCII)
+"""Where WSGI has the headers that carry credentials: Authorization, api-key, x-api-key, x-goog-api-key, Cookie …"""
+_PIECE = 8
+"""Characters. An id that shares so many in a row with a credential is not logged."""
 
 _log = logging.getLogger("mistral_filter.access")
 
@@ -65,8 +83,7 @@ class Record(NamedTuple):
         """Keys and values of the line. Only the last may hold spaces."""
         facts: dict[str, object] = {"method": self.method, "path": self.path, "status": self.status, "bytes": self.sent}
         facts |= {"ms": round(self.seconds * 1000, 1), "ended": self.ended, "request_id": self.request_id}
-        changes = [change._replace(path=_field_name(change.path)) for change in self.changes]
-        return facts | {"changes": as_header(changes, _CHANGES_BYTES) or "-"}
+        return facts | {"changes": changes_text(self.changes) or "-"}
 
     def __str__(self) -> str:
         return " ".join(f"{key}={value}" for key, value in self.facts().items())
@@ -166,12 +183,10 @@ class _Answer:
         seconds, environ = time.perf_counter() - self.began, self.environ
         method = self.method if self.method in _METHODS else "other"
         ended = str(environ.get("mistral_filter.outcome") or self.ended)
-        status = 499 if ended == "client_gone" else int(self.status[:3])
+        status = 499 if ended in _NOT_READ else int(self.status[:3])
         ended = ended if _CODE.fullmatch(ended) else "error"
         changes = environ.get("mistral_filter.changes", ())
-        request_id = _request_id(self.headers)
-        if request_id in environ.get("HTTP_AUTHORIZATION", ""):
-            request_id = "-"  # whoever answers with the caller's key: it is not written down
+        request_id = request_id_of(self.headers, environ)
         return Record(method, path, endpoint, status, self.sent, seconds, ended, request_id, changes)
 
 
@@ -191,27 +206,72 @@ def _place(path: str, prefixes: tuple[str, ...]) -> tuple[str, str]:
     return "/".join([target.prefix + "/v1", *words]), words[0] if words else "/v1"
 
 
+def changes_text(changes: Sequence[Change]) -> str:
+    """*changes* for a line: as in the header, at most 512 bytes, with ``?`` where a part of a name may not be shown."""
+    made = [change._replace(path=_shown(change.path), to=change.to and _shown(change.to)) for change in changes[:MOST_CHANGES]]
+    return as_header(made, _CHANGES_BYTES, more=len(changes) - len(made))
+
+
+def _shown(path: str) -> str:
+    return _remembered(path) if len(path) <= _SHORT else _field_name(path)
+
+
 def _field_name(path: str) -> str:
-    parts = path.split(".")
-    known = list(takewhile(_FIELD.fullmatch, parts))
+    parts = path[:_LONGEST_PATH].split(".")
+    known = list(takewhile(_FIELD.fullmatch, parts if len(path) <= _LONGEST_PATH else parts[:-1]))
     return path if known == parts else ".".join([*known, "?"])
 
 
-def _request_id(headers: list[tuple[str, str]]) -> str:
+_SHORT = 200
+_remembered = lru_cache(maxsize=1024)(_field_name)
+
+
+def request_id_of(headers: Iterable[tuple[str, str]], environ: WSGIEnvironment) -> str:
+    """The request id in a response's *headers*; ``-`` where there is none, it is no plain word, or it quotes a credential.
+
+    *environ* is that of the request: its headers with credentials, whole or in part, and its query string are looked for.
+    """
     ids = {name.lower(): value for name, value in headers if name.lower() in ("x-request-id", "mistral-correlation-id")}
     given = ids.get("x-request-id") or ids.get("mistral-correlation-id") or ""
-    return given if _REQUEST_ID.fullmatch(given) else "-"
+    if not _REQUEST_ID.fullmatch(given):
+        return "-"
+    secrets = [value for name, value in environ.items() if _CREDENTIALS.fullmatch(name) and isinstance(value, str)]
+    if query := environ.get("QUERY_STRING"):
+        secrets += [query, unquote(query, "latin-1")]
+    written, secret = given.lower(), "\n".join(secrets).lower()
+    pieces = (written[start : start + _PIECE] for start in range(max(1, len(written) - _PIECE + 1)))
+    return "-" if any(piece in secret for piece in pieces) else given
+
+
+def access_path(environ: WSGIEnvironment) -> str:
+    """The path of a request as the client sent it, for an access log: without host and query, never decoded, one word.
+
+    What is not printable ASCII, a quote or a backslash is percent-encoded. At most 1,024 characters.
+    """
+    raw = environ.get("RAW_URI")  # gunicorn's
+    if raw is None:
+        raw = quote(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""), encoding="latin-1", errors="replace")
+    path = re.split("[?#]", raw[:_LONGEST_TARGET], maxsplit=1)[0]
+    path = re.sub(r"^[A-Za-z][A-Za-z0-9+.-]*://[^/]*", "", path)  # a whole URL, in which a password may be
+    return quote(path, safe="/%!$&'()*+,:;=@-._~[]", encoding="latin-1", errors="replace")[:_LONGEST_TARGET] or "/"
+
+
+_LONGEST_TARGET = 1024
 
 
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return f"{_time(record)} {record.levelname} {_message(record)}"
+        return f"{_time(record)} {record.levelname} {one_line(_message(record))}"
 
 
 class _JSON(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = {"time": _time(record), "level": record.levelname, "logger": record.name}
-        return json.dumps(line | (record.msg.facts() if isinstance(record.msg, Record) else {"message": _message(record)}))
+        # cut before it is quoted: a line that is cut afterwards is no JSON
+        facts = (
+            record.msg.facts() if isinstance(record.msg, Record) else {"message": one_line(_message(record), MAX_LINE // 2 - 200)}
+        )
+        return json.dumps(line | facts)
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -231,7 +291,7 @@ def configure(level: str, format: str) -> None:
 
     A second call replaces what the first set up. Raises KeyError for another format.
     """
-    handler = logging.StreamHandler()
+    handler = stderr_handler()
     handler.set_name("mistral_filter")
     handler.setFormatter({"text": _Text, "json": _JSON}[format]())
     logger = logging.getLogger("mistral_filter")  # the one of the requests hands its records up

@@ -11,14 +11,16 @@ The mean number of requests under way is ``sum(rate(mistral_filter_request_secon
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable
 
 from mistral_filter.errors import CODES
 from mistral_filter.proxy.logs import Record
+from mistral_filter.proxy.stderr import dropped_lines
 
 __all__ = ["create_metrics"]
 
-OUTCOMES = frozenset(CODES) | {"ok", "client_gone", "client_slow", "error"}
+OUTCOMES = frozenset(CODES) | {"ok", "error"}
 """The values of the label *outcome*; any other code counts as ``other``."""
 
 _BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -51,16 +53,27 @@ def create_metrics() -> tuple[Callable[[Record], None], Callable[[], tuple[bytes
     )
     sent = Counter("mistral_filter_response_bytes", "Bytes of the bodies of answers.", ["endpoint"], registry=own)
     changes = Counter("mistral_filter_changes", "Changes to request bodies.", ["action", "loss"], registry=own)
+    dropped = Counter("mistral_filter_log_lines_dropped", "Log lines that standard error did not take.", registry=own)
+    told = dropped_lines()
+
+    def count_dropped() -> None:
+        nonlocal told
+        now = dropped_lines()
+        if now > told:
+            dropped.inc(now - told)
+            told = now
 
     def observe(record: Record) -> None:
         outcome = record.ended if record.ended in OUTCOMES else "other"
         requests.labels(record.method, record.endpoint, f"{record.status // 100}xx", outcome).inc()
         seconds.labels(record.endpoint).observe(record.seconds)
         sent.labels(record.endpoint).inc(record.sent)
-        for change in record.changes:
-            changes.labels(change.action, change.loss).inc()
+        for (action, loss), count in collections.Counter((change.action, change.loss) for change in record.changes).items():
+            changes.labels(action, loss).inc(count)
+        count_dropped()
 
     def render() -> tuple[bytes, str]:
+        count_dropped()
         return generate_latest(all_workers() if own is None else own), CONTENT_TYPE_LATEST
 
     return observe, render

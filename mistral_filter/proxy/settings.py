@@ -234,7 +234,7 @@ class Settings:
             )
         if (self.api_key or self.api_keys) and not self.tokens:
             raise SettingError(
-                "MISTRAL_FILTER_TOKENS: with MISTRAL_FILTER_API_KEY or MISTRAL_FILTER_API_KEYS alone anybody could spend "
+                "MISTRAL_FILTER_TOKENS: with MISTRAL_FILTER_API_KEY or MISTRAL_FILTER_API_KEYS alone any caller could spend "
                 "the key; set the tokens that callers send"
             )
         if self.tokens and not (self.api_key or self.api_keys):
