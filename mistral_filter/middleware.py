@@ -13,6 +13,7 @@ Every other request passes untouched. The wrapped application finds the changes 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -37,6 +38,7 @@ STRICT_HEADER = "Mistral-Filter-Strict"
 
 _PIECE = 131072
 _LENGTH_DIGITS = 18
+_MOST_READ_AWAY = 64 * 1024 * 1024
 
 _log = logging.getLogger("mistral_filter")
 
@@ -46,8 +48,8 @@ class MistralFilter:
 
     The keyword arguments *fields*, *allow*, *drop*, *translate*, *bridge* and *strict* are those of ``filter_body``.
     *max_body* is in bytes. *routes* names paths of the application's own, ``{"/my/chat": "chat"}``. *prefixes* are the places
-    below which Mistral's paths are looked for: ``("", "/ai")`` is the root and ``/ai``, ``()`` is *routes* only. *admit* is called
-    with the environ of a request to an endpoint before a byte of its body is read, and may raise a MistralFilterError.
+    below which Mistral's paths are looked for: ``("", "/ai")`` is the root and ``/ai``, ``()`` is *routes* only. *admit* gets the
+    environ of a request to an endpoint before a byte of its body is read, and may raise a MistralFilterError.
 
     Raises KeyError for an unknown list or endpoint, ValueError for a prefix that is not ``""`` or ``/name``.
     """
@@ -93,6 +95,7 @@ class MistralFilter:
             if target is None or target.endpoint is None:
                 return self.app(environ, start_response)
             if target.refused:
+                _read_away(environ)
                 return self.refuse(NotFound(f"Write the path as {target.prefix}{target.path}."), environ, start_response)
             endpoint = target.endpoint
         strict = self._strict or wants_strict(environ)
@@ -145,8 +148,8 @@ def read_body(environ: WSGIEnvironment, limit: int) -> bytes:
     """The whole request body, at most *limit* bytes.
 
     Raises BodyTooLarge, UnsupportedEncoding, BadRequest for a body that ended before its declared length or whose framing is
-    broken, or a MistralFilterError of the input's own. A body that is refused for its head is not read: what the client still
-    sends is the server's to read away.
+    broken, or a MistralFilterError of the input's own. A body that is too large or compressed is read away first, within bounds:
+    a client that still writes would not see the answer.
     """
     source = environ["wsgi.input"]
     length = environ.get("CONTENT_LENGTH") or ""
@@ -154,11 +157,13 @@ def read_body(environ: WSGIEnvironment, limit: int) -> bytes:
     if coding not in ("", "chunked"):
         raise BadRequest(code="bad_transfer_encoding")
     if environ.get("HTTP_CONTENT_ENCODING", "").strip().lower() not in ("", "identity"):
+        _read_away(environ)
         raise UnsupportedEncoding
     if length:
         if not (length.isascii() and length.isdigit()):
             raise BadRequest(code="bad_content_length")
         if len(length) > _LENGTH_DIGITS or int(length) > limit:
+            _read_away(environ)
             raise _too_large(limit)
         wanted = int(length)
     elif environ.get("wsgi.input_terminated") or coding:
@@ -177,8 +182,19 @@ def read_body(environ: WSGIEnvironment, limit: int) -> bytes:
     if length and missing:
         raise BadRequest(f"The body was cut short: {wanted - missing} of {length} bytes came.", code="body_cut_short")
     if not length and not missing:
+        _read_away(environ)
         raise _too_large(limit)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _read_away(environ: WSGIEnvironment) -> None:
+    """Reads what is left of a body that is refused, unless something outside does that after the answer."""
+    if environ.get("mistral_filter.lingers"):
+        return
+    left = _MOST_READ_AWAY
+    with contextlib.suppress(Exception):  # whatever ends the reading ends it well enough
+        while left > 0 and (piece := environ["wsgi.input"].read(_PIECE)):
+            left -= len(piece)
 
 
 def _too_large(limit: int) -> BodyTooLarge:

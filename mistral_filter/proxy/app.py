@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from flask import Flask, Response, request
 from flask_cors import CORS
@@ -15,7 +16,7 @@ from mistral_filter.paths import locate
 from mistral_filter.proxy.budget import Budget
 from mistral_filter.proxy.call import Calls, Timeouts, call_of
 from mistral_filter.proxy.cors import EXPOSED_HEADERS, origin_patterns
-from mistral_filter.proxy.forward import Forwarder, Route, credentials_of
+from mistral_filter.proxy.forward import Forwarder, credentials_of
 from mistral_filter.proxy.logs import Record, RequestLog, configure
 from mistral_filter.proxy.metrics import create_metrics
 from mistral_filter.proxy.page import create_page
@@ -23,6 +24,9 @@ from mistral_filter.proxy.secret import ServerKey
 from mistral_filter.proxy.settings import SettingError, Settings, from_environment, unknown_variables
 from mistral_filter.proxy.upstream import Upstream
 from mistral_filter.proxy.view import METHODS, create_blueprint, error_response
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 __all__ = ["create_app"]
 
@@ -41,8 +45,11 @@ def create_app(settings: Settings | None = None) -> Flask:
     configure(settings.log_level, settings.log_format)
     for name in ignored:
         logging.getLogger("mistral_filter").warning("%s is not a setting of this version: ignored", name)
-    routes = _routes(settings)
-    prefixes = ["/" + name if name else "" for name in routes]
+    bases = {"": settings.upstream, **settings.upstreams}
+    own_keys = {"": settings.api_key, **settings.api_keys}
+    upstreams = {name: _upstream(name, base, settings) for name, base in bases.items()}
+    keys = {name: ServerKey(own_keys.get(name), settings.tokens) for name in bases}
+    prefixes = tuple("/" + name if name else "" for name in bases)
     filter_options = {
         "fields": settings.fields,
         "allow": settings.allow,
@@ -54,11 +61,11 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Flask("mistral_filter", static_folder=None)
     app.url_map.merge_slashes = False  # a redirected POST loses its body or its key
     forwarder = Forwarder(learn=settings.learn, reasoning=settings.reasoning, heartbeat=settings.heartbeat)
-    app.register_blueprint(create_blueprint(routes, forwarder=forwarder, filter_options=filter_options))
+    app.register_blueprint(create_blueprint(upstreams, keys=keys, forwarder=forwarder, filter_options=filter_options))
     app.register_blueprint(
         create_page(
             fields=settings.fields,
-            upstreams={"": settings.upstream, **settings.upstreams},
+            upstreams=bases,
             allow=settings.allow,
             drop=settings.drop,
             translate=settings.translate,
@@ -78,7 +85,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         expose_headers=list(EXPOSED_HEADERS),
         automatic_options=False,
     )
-    init_app(app, max_body=settings.max_body, prefixes=prefixes, admit=_admission(routes), **filter_options)
+    init_app(app, max_body=settings.max_body, prefixes=prefixes, admit=_admission(keys), **filter_options)
     observe = _serve_metrics(app) if settings.metrics else None
     app.wsgi_app = Calls(  # type: ignore[method-assign]
         app.wsgi_app,
@@ -89,31 +96,25 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
-def _routes(settings: Settings) -> dict[str, Route]:
-    """By name, ``""`` for the main one: each upstream with the server's key for it, if there is one."""
-    keys = {"": settings.api_key, **settings.api_keys}
-    routes = {}
-    for name, base in {"": settings.upstream, **settings.upstreams}.items():
-        upstream = Upstream(
-            base,
-            connect_timeout=settings.connect_timeout,
-            read_timeout=settings.read_timeout,
-            proxy=settings.proxy,
-            ca_bundle=settings.ca_bundle,
-            setting="MISTRAL_FILTER_UPSTREAMS" if name else "MISTRAL_FILTER_UPSTREAM",
-        )
-        routes[name] = Route(upstream, ServerKey(keys.get(name), settings.tokens))
-    return routes
+def _upstream(name: str, base: str, settings: Settings) -> Upstream:
+    return Upstream(
+        base,
+        connect_timeout=settings.connect_timeout,
+        read_timeout=settings.read_timeout,
+        proxy=settings.proxy,
+        ca_bundle=settings.ca_bundle,
+        setting="MISTRAL_FILTER_UPSTREAMS" if name else "MISTRAL_FILTER_UPSTREAM",
+    )
 
 
-def _admission(routes: dict[str, Route]) -> Callable[[dict[str, object]], None]:
+def _admission(keys: Mapping[str, ServerKey]) -> Callable[[WSGIEnvironment], None]:
     """Judges a request to an endpoint from its head: whether its caller may ask, and whether there is a place for it."""
-    prefixes = tuple("/" + name if name else "" for name in routes)
+    prefixes = tuple("/" + name if name else "" for name in keys)
 
-    def admit(environ: dict[str, object]) -> None:
-        target = locate(str(environ.get("PATH_INFO", "")), prefixes)
+    def admit(environ: WSGIEnvironment) -> None:
+        target = locate(environ.get("PATH_INFO", ""), prefixes)
         if target is not None:
-            routes[target.prefix[1:]].key.authorize(credentials_of(environ))
+            keys[target.prefix[1:]].authorize(credentials_of(environ))
         call_of(environ).take_place()
 
     return admit

@@ -28,6 +28,9 @@ _LEAST_BYTES, _LEAST_SECONDS = PIECE, 12.0
 _TURN_SECONDS = 0.02
 """After so much reading without a wait the other requests have their turn."""
 
+SHORT_REST = 65536
+"""Bytes. So much of a body the server may read away by itself, and keep the connection."""
+
 _DIGITS = 18
 
 
@@ -51,8 +54,8 @@ class RequestBody:
 
     @property
     def unread(self) -> bool:
-        """Whether the client may still be sending a part of the body."""
-        return self._chunked or self._left > 0
+        """Whether the client may still be sending more of the body than the server should wait for."""
+        return self._chunked or self._left > SHORT_REST or (self._left > 0 and self._call.client_shut)
 
     def stream(self) -> None:
         """The body will be passed on piece by piece: it is not counted as held, and its time is that of each piece."""

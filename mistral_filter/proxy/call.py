@@ -67,25 +67,27 @@ class Call:
     """
 
     __slots__ = (
-        "__weakref__",
         "_budget",
         "_client_left",
         "_counted",
+        "_has_answered",
         "_lock",
         "_total_until",
         "_upstream",
         "_waits_for",
+        "answered_early",
         "began",
         "body",
         "client",
+        "client_shut",
         "held",
         "outcome",
         "reason",
         "timeouts",
         "until",
-    )  # fmt: skip
+    )
 
-    def __init__(self, client: Any = None, *, budget: Budget | None = None, timeouts: Timeouts = Timeouts()) -> None:
+    def __init__(self, client: Any = None, *, budget: Budget | None = None, timeouts: Timeouts = NO_TIMEOUTS) -> None:
         self.began = time.monotonic()
         self.client = client
         self.timeouts = timeouts
@@ -289,8 +291,8 @@ class Calls:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serves one request."""
         call = environ[_KEY] = Call(environ.get("gunicorn.socket"), budget=self._budget, timeouts=self._timeouts)
-        call.body = RequestBody(environ, call)
-        environ["wsgi.input"] = call.body
+        call.body = environ["wsgi.input"] = RequestBody(environ, call)
+        environ["mistral_filter.lingers"] = call.client is not None
         response = _Response(environ, start_response, call, self._report)
         sockets.watch(call)
         try:

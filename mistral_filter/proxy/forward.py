@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from flask import Response
 
 from mistral_filter import __version__
@@ -19,7 +20,7 @@ from mistral_filter.proxy import sockets
 from mistral_filter.proxy.answers import Plan, plan
 from mistral_filter.proxy.body import RequestBody
 from mistral_filter.proxy.call import Call, call_of, has_call
-from mistral_filter.proxy.learning import Learned, without
+from mistral_filter.proxy.learning import Learned, apply, places_of, without
 from mistral_filter.proxy.reply import decoded, respond, whole_error
 from mistral_filter.proxy.secret import Reply, ServerKey
 from mistral_filter.proxy.upstream import Upstream
@@ -28,7 +29,7 @@ from mistral_filter.proxy.violations import extra_fields, read
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-__all__ = ["Forwarder", "Route", "credentials_of"]
+__all__ = ["Forwarder", "credentials_of"]
 
 REQUEST_HEADERS = {
     "Content-Type": "CONTENT_TYPE",
@@ -51,14 +52,6 @@ _DIGITS = 18
 _log = logging.getLogger("mistral_filter")
 
 
-class Route:
-    """Where the requests below one prefix go, and with which key."""
-
-    def __init__(self, upstream: Upstream, key: ServerKey | None = None) -> None:
-        self.upstream = upstream
-        self.key = key or ServerKey(None)
-
-
 class Forwarder:
     """Forwards requests; one for all requests of a process.
 
@@ -71,8 +64,8 @@ class Forwarder:
         self._reasoning = reasoning
         self._heartbeat = heartbeat
 
-    def __call__(self, route: Route, target: Target, environ: WSGIEnvironment) -> Response:
-        """Sends the request in *environ* to *target* by *route*; returns the answer for Flask to send.
+    def __call__(self, upstream: Upstream, key: ServerKey, target: Target, environ: WSGIEnvironment) -> Response:
+        """Sends the request in *environ* to *target* at *upstream*, with *key*; returns the answer for Flask to send.
 
         Raises MistralFilterError for what cannot be sent or answered.
         """
@@ -82,7 +75,7 @@ class Forwarder:
             sockets.watch(call)
         try:
             call.take_place()
-            response = self._forward(route, target, environ, call)
+            response = self._forward(upstream, key, target, environ, call)
         except BaseException as error:
             call.outcome = getattr(error, "code", None) or "error"
             if alone:
@@ -92,18 +85,18 @@ class Forwarder:
             response.call_on_close(call.close)
         return response
 
-    def _forward(self, route: Route, target: Target, environ: WSGIEnvironment, call: Call) -> Response:
+    def _forward(self, upstream: Upstream, key: ServerKey, target: Target, environ: WSGIEnvironment, call: Call) -> Response:
         caller = credentials_of(environ)
-        authorization = route.key.authorize(caller)
+        authorization = key.authorize(caller)
         headers = [("Authorization", authorization)] if authorization is not None else []
         headers += _passed_on(environ)
-        send = partial(route.upstream.send, call, environ["REQUEST_METHOD"], target.path, environ.get("QUERY_STRING", ""))
+        send = partial(upstream.send, call, environ["REQUEST_METHOD"], target.path, environ.get("QUERY_STRING", ""))
         send = partial(send, caller=caller)
         if target.endpoint is None:
-            encoding = "" if route.key.used else environ.get("HTTP_ACCEPT_ENCODING", "")
+            encoding = "" if key.used else environ.get("HTTP_ACCEPT_ENCODING", "")
             headers.append(("Accept-Encoding", encoding if encoding and _FIELD_VALUE.fullmatch(encoding) else "identity"))
             body, length = _upload(environ, call)
-            reply = route.key.keyless(send(headers, body, length=length))
+            reply = key.keyless(send(headers, body, length=length))
             return respond(reply, Plan(), None, target, environ, call, self._heartbeat)
         if environ.get("mistral_filter.endpoint") != target.endpoint:
             raise MistralFilterError(code="not_mounted")
@@ -112,10 +105,10 @@ class Forwarder:
         content = environ["wsgi.input"].read()
         environ["wsgi.input"] = io.BytesIO()  # the body is not held longer than it takes to send it
         needs = plan(target.endpoint, content, agent, self._reasoning)
-        readable = needs.rewrites_answer or needs.rewrites_stream or route.key.used
+        readable = needs.rewrites_answer or needs.rewrites_stream or key.used
         gzip = not readable and _accepts_gzip(environ.get("HTTP_ACCEPT_ENCODING", ""))
         headers.append(("Accept-Encoding", "gzip" if gzip else "identity"))
-        reply, refusal = self._send(partial(send, headers), content, route.key, target, caller, environ)
+        reply, refusal = self._send(partial(send, headers), content, key, target, caller, environ)
         del content
         call.release_body()
         return respond(reply, needs, refusal, target, environ, call, self._heartbeat)
@@ -129,10 +122,9 @@ class Forwarder:
         """
         assert target.endpoint is not None
         learned = None if environ.get("mistral_filter.strict") else self._learned  # strict: nothing may be lost here either
-        topic = ()
+        scope = target.prefix, caller, _model_of(content), target.endpoint
         if learned is not None:
-            topic = (target.prefix, caller, _model(content), target.endpoint)
-            content, changes = apply(learned.places(*topic), content)
+            content, changes = apply(learned.places(*scope), content)
             _report(environ, changes)
         answer = send(content)
         if answer.status != 422 or learned is None:
@@ -143,10 +135,21 @@ class Forwarder:
         smaller, changes = without(content, extra_fields(read(decoded(refusal, reply))), target.endpoint)
         if not changes:
             return reply, refusal
-        learned.learn(*topic, changes)
+        learned.learn(*scope, places_of(changes))
         _report(environ, changes)
         _log.warning("%s: refused, sent again: %s", target.endpoint, as_header(changes))
         return key.keyless(send(smaller)), None
+
+
+class _Request(msgspec.Struct):
+    model: str | None = None
+
+
+def _model_of(body: bytes) -> str | None:
+    try:
+        return msgspec.json.decode(body, type=_Request).model
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 def credentials_of(environ: WSGIEnvironment) -> str | None:

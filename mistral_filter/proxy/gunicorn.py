@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-import logging
 import re
 import resource
 import sys
@@ -19,7 +18,6 @@ from gunicorn import glogging, util
 from gunicorn.http.errors import InvalidHeader, InvalidRequestLine
 from gunicorn.workers.ggevent import GeventWorker
 
-from mistral_filter.errors import from_status
 from mistral_filter.proxy import settings, sockets
 from mistral_filter.proxy.call import close_connection
 from mistral_filter.proxy.logs import access_path, stderr_handler
@@ -111,7 +109,7 @@ def pre_request(_worker: Any, req: Any) -> None:
     # a path outside of the mount point would be a 500
     if not _TARGET.match(req.uri) or not req.path.startswith(settings.SCRIPT_NAME):
         raise InvalidRequestLine("target")
-    close_connection.set(req.force_close)
+    close_connection.set(getattr(req, "force_close", None))
 
 
 def post_request(_worker: Any, _req: Any, _environ: Any, _resp: Any) -> None:

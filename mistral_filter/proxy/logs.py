@@ -13,22 +13,22 @@ from __future__ import annotations
 import json
 import logging
 import re
-import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
 from functools import lru_cache
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote
 
 from mistral_filter.changes import MOST_CHANGES, Change, as_header
 from mistral_filter.errors import CODES
 from mistral_filter.paths import locate
+from mistral_filter.proxy.call import Ended
 from mistral_filter.proxy.stderr import MAX_LINE, one_line, stderr_handler
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import WSGIEnvironment
 
 __all__ = ["Record", "RequestLog", "access_path", "changes_text", "configure", "request_id_of", "stderr_handler"]
 
@@ -90,104 +90,39 @@ class Record(NamedTuple):
 
 
 class RequestLog:
-    """Logs the requests to *app*; put outermost, so that it sees what the server sees.
+    """Logs how each request ended; the ``report`` of Calls.
 
     *prefixes* are those of MistralFilter. *observe* is given the record of every request, whatever the log's level is.
     """
 
-    def __init__(
-        self, app: WSGIApplication, *, prefixes: Iterable[str] = ("",), observe: Callable[[Record], None] | None = None
-    ) -> None:
-        self._app, self._prefixes, self._observe = app, tuple(prefixes), observe
+    def __init__(self, *, prefixes: Iterable[str] = ("",), observe: Callable[[Record], None] | None = None) -> None:
+        self._prefixes, self._observe = tuple(prefixes), observe
 
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Serves one request; its line is written when the server closes the answer."""
-        answer = _Answer(environ, start_response, self._report)
+    def __call__(self, ended: Ended) -> None:
+        """Writes the line of one request. It raises nothing: a defect here is no reason to spoil an answer."""
         try:
-            answer.body = self._app(environ, answer.start)
-            answer.pieces = iter(answer.body)
-        except BaseException:
-            answer.failed()
-            self._report(answer)
-            raise
-        return answer
-
-    def _report(self, answer: _Answer) -> None:
-        if end := answer.environ.get("mistral_filter.end"):  # whatever went wrong with the answer: its call is over
-            end()
-        try:
-            path, endpoint = _place(answer.path, self._prefixes)
+            path, endpoint = _place(ended.path, self._prefixes)
             level = logging.DEBUG if path in ("/health", "/healthz") else logging.INFO
             if self._observe is not None or _log.isEnabledFor(level):
-                record = answer.record(path, endpoint)
+                record = _record(ended, path, endpoint)
                 if _log.isEnabledFor(level):  # without asking which line of code logs: it is always this one
                     _log.handle(_log.makeRecord(_log.name, level, __file__, 0, record, (), None))
                 if self._observe is not None:
                     self._observe(record)
-        except Exception as error:  # a defect here is no reason to spoil an answer
+        except Exception as error:
             logging.getLogger("mistral_filter").error("a request could not be logged: %s", type(error).__name__)
 
 
-class _Answer:
-    """The answer on its way to the server, and what is counted of it."""
+def _record(ended: Ended, path: str, endpoint: str) -> Record:
+    method = ended.method if ended.method in _METHODS else "other"
+    code = ended.ended if _CODE.fullmatch(ended.ended) else "error"
+    status = CODES[code].status if code in _CLIENT_ENDED else ended.status
+    changes = ended.environ.get("mistral_filter.changes", ())
+    request_id = request_id_of(ended.headers, ended.environ)
+    return Record(method, path, endpoint, status, ended.sent, ended.seconds, code, request_id, changes)
 
-    body: Iterable[bytes]
-    pieces: Iterator[bytes]
 
-    def __init__(self, environ: WSGIEnvironment, start_response: StartResponse, report: Callable[[_Answer], None]) -> None:
-        self.began = time.perf_counter()
-        self.environ, self.start_response, self.report = environ, start_response, report
-        self.method, self.path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")  # now: inner rooms may change them
-        self.headers: list[tuple[str, str]] = []
-        # what holds if the server never asks: no status, and nobody there to read
-        self.status, self.sent, self.ended, self.closed = "500", 0, "client_gone", False
-
-    def start(self, status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Callable[[bytes], object]:
-        write = self.start_response(status, headers, *exc_info)
-        self.status, self.headers = status, headers
-        return write
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        try:
-            piece = next(self.pieces)
-        except StopIteration:
-            self.ended = "ok"
-            raise
-        except BaseException:
-            self.failed()
-            raise
-        self.sent += len(piece)
-        return piece
-
-    def close(self) -> None:
-        if not self.closed:
-            self.closed = True
-            try:
-                if hasattr(self.body, "close"):
-                    self.body.close()
-            except BaseException:
-                self.failed()
-                raise
-            finally:
-                self.report(self)
-
-    def failed(self) -> None:
-        self.ended = "error"
-        if not (self.sent or self.closed):
-            self.status = "500"  # nothing is sent before the first piece: the server answers by itself
-
-    def record(self, path: str, endpoint: str) -> Record:
-        seconds, environ = time.perf_counter() - self.began, self.environ
-        method = self.method if self.method in _METHODS else "other"
-        ended = str(environ.get("mistral_filter.outcome") or self.ended)
-        status = 499 if ended in _NOT_READ else int(self.status[:3])
-        ended = ended if _CODE.fullmatch(ended) else "error"
-        changes = environ.get("mistral_filter.changes", ())
-        request_id = request_id_of(self.headers, environ)
-        return Record(method, path, endpoint, status, self.sent, seconds, ended, request_id, changes)
+_CLIENT_ENDED = ("client_gone", "client_slow")
 
 
 def _place(path: str, prefixes: tuple[str, ...]) -> tuple[str, str]:

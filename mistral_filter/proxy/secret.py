@@ -116,7 +116,7 @@ def _unreadable() -> UpstreamError:
 
 
 def _failure(code: str, message: str) -> UpstreamError:
-    return UpstreamError(502, code, message)
+    return UpstreamError(code, message)
 
 
 # ---------------------------------------------------------------------------------------------------------------- heads

@@ -15,7 +15,9 @@ from mistral_filter.fields import ENDPOINTS
 from mistral_filter.middleware import read_body, wants_strict
 from mistral_filter.paths import PATHS, Target, locate
 from mistral_filter.proxy.call import call_of, note_outcome
-from mistral_filter.proxy.forward import Forwarder, Route
+from mistral_filter.proxy.forward import Forwarder
+from mistral_filter.proxy.secret import ServerKey
+from mistral_filter.proxy.upstream import Upstream
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -34,26 +36,29 @@ MISSING = {
 """First path segments below /v1 that OpenAI has and Mistral has not (OpenAPI 2026-08-21), and what to do instead."""
 
 
+_NO_KEY = ServerKey(None)
+
 MAX_EXPLAIN = 256 * 1024
 """Bytes. Enough to see what happens to a request; an explanation is several times as long as the body."""
 
 
 def create_blueprint(
-    routes: Mapping[str, Route],
+    upstreams: Mapping[str, Upstream],
     *,
+    keys: Mapping[str, ServerKey] | None = None,
     forwarder: Forwarder | None = None,
     filter_options: Mapping[str, Any] | None = None,
 ) -> Blueprint:
-    """A blueprint that forwards ``/v1/…`` by ``routes[""]`` and ``/NAME/v1/…`` by ``routes[NAME]``.
+    """A blueprint that forwards ``/v1/…`` to ``upstreams[""]`` and ``/NAME/v1/…`` to ``upstreams[NAME]``.
 
-    *forwarder* holds how requests are sent, *filter_options* (those of ``filter_body``) are for ``/explain/<endpoint>``. Put
-    ``MistralFilter`` (or ``init_app``) with ``prefixes=("", "/NAME", …)`` in front of it: without the filter, requests to its
-    endpoints are refused. Put ``Calls`` outermost for timeouts and bounds, and set ``app.url_map.merge_slashes = False``: a
-    redirected POST loses its body.
+    *keys* are the server's own, by the same names; without one, callers send theirs. *forwarder* holds how requests are sent,
+    *filter_options* (those of ``filter_body``) are for ``/explain/<endpoint>``. Put ``MistralFilter`` (or ``init_app``) with
+    ``prefixes=("", "/NAME", …)`` in front of it: without the filter, requests to its endpoints are refused. Put ``Calls``
+    outermost for timeouts and bounds, and set ``app.url_map.merge_slashes = False``: a redirected POST loses its body.
     """
     blueprint = Blueprint("mistral_filter", __name__)
-    prefixes = tuple("/" + name if name else "" for name in routes)
-    send = forwarder or Forwarder()
+    prefixes = tuple("/" + name if name else "" for name in upstreams)
+    send, own_keys = forwarder or Forwarder(), keys or {}
 
     @blueprint.route("/<path:path>", methods=METHODS)
     def forward(path: str) -> Response:
@@ -61,7 +66,8 @@ def create_blueprint(
         if target.path == "/v1":
             models = f"{target.prefix}/v1/models"
             return _json({"object": "proxy", "name": "mistral-filter", "version": __version__, "models": models})
-        return send(routes[target.prefix[1:]], target, request.environ)
+        name = target.prefix[1:]
+        return send(upstreams[name], own_keys.get(name, _NO_KEY), target, request.environ)
 
     @blueprint.route("/explain/<path:endpoint>", methods=["POST"])
     def explain_body(endpoint: str) -> Response:

@@ -50,6 +50,7 @@ class Answer(requests.Response):
     """An answer whose body has not been read: ``raw`` is the Body, ``head`` the fields in order and as they were written."""
 
     head: Head
+    raw: Body
 
 
 class TransportError(requests.ConnectionError):
@@ -242,13 +243,14 @@ class Transport(BaseAdapter):
         place = f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
         sock.sendall(f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n{self._proxy_authorization()}\r\n".encode("latin-1"))
         answer = b""
-        while not answer.endswith(b"\r\n\r\n"):
+        while b"\r\n\r\n" not in answer:
             sock.settimeout(max(end - time.monotonic(), 0.001))
             more = sock.recv(_MAX_TUNNEL_HEAD)
             answer += more
             if not more or len(answer) > _MAX_TUNNEL_HEAD:
                 raise Malformed
-        if not 200 <= parse_head(answer.decode("latin-1"), "CONNECT").status < 300:
+        head, blank, rest = answer.partition(b"\r\n\r\n")
+        if not 200 <= parse_head((head + blank).decode("latin-1"), "CONNECT").status < 300 or rest:
             raise Malformed
 
     def _proxy_authorization(self) -> str:
@@ -303,7 +305,7 @@ class Transport(BaseAdapter):
         closing: list[Wire] = []
         with self._lock:
             for caller, wires in list(self._idle.items()):
-                kept = []
+                kept: list[Wire] = []
                 for wire in wires:
                     spare = self._count - len(closing) > _KEPT
                     late = now - wire.idle_since > (_IDLE_SECONDS if spare else _KEPT_SECONDS)

@@ -65,11 +65,15 @@ class Malformed(WireError):
 
 
 class Broken(WireError):
-    """The connection ended before the answer did, or before there was any."""
+    """The connection ended before the answer did, or before there was any. *reset*: by a reset, not by an end."""
+
+    def __init__(self, *, reset: bool = False) -> None:
+        super().__init__()
+        self.reset = reset
 
 
 class Stale(Broken):
-    """A reused connection was closed by the other side, and nothing was received on it: the request may be sent again."""
+    """A reused connection was closed before the request reached the other side: it may be sent again."""
 
 
 class Head(NamedTuple):
@@ -89,9 +93,9 @@ class Head(NamedTuple):
 class Wire:
     """A connection, of one caller for as long as it lives."""
 
-    __slots__ = ("_call", "_heard", "_lock", "_silence", "_until", "buffer", "caller", "idle_since", "sock", "used")
+    __slots__ = ("_call", "_heard", "_lock", "_silence", "_unsent", "_until", "buffer", "caller", "idle_since", "sock", "used")
 
-    def __init__(self, sock: Any, caller: object) -> None:
+    def __init__(self, sock: Any, caller: str | None) -> None:
         self.sock = sock
         self.caller = caller
         self.buffer = b""
@@ -102,6 +106,8 @@ class Wire:
         self._call: Call | None = None
         self._silence = self._until = 0.0
         self._heard = True
+        self._unsent = False
+        """The other side cannot have the whole request."""
         self._lock = threading.Lock()
 
     # ------------------------------------------------------------------------------------------------------- for one call
@@ -164,9 +170,9 @@ class Wire:
         except TimeoutError:
             call.check()
             raise
-        except OSError:
+        except OSError as error:
             call.check()
-            raise Broken from None
+            raise Broken(reset=isinstance(error, ConnectionResetError)) from None
         self._heard = True
         if not data:
             call.check()  # a connection that was shut down looks like one that ended
@@ -179,6 +185,7 @@ class Wire:
         call = self._call
         assert call is not None
         call.waits_for_upstream(time.monotonic() + self._silence)
+        self._unsent = False
         try:
             if len(body) <= _JOINED:
                 self.sock.sendall(head + body)
@@ -187,6 +194,7 @@ class Wire:
                 self.sock.sendall(body)
         except OSError:
             call.check()
+            self._unsent = True
 
     def send_upload(self, head: bytes, pieces: Iterator[bytes], *, chunked: bool) -> None:
         """Sends a request whose body comes in pieces, until the upstream answers; raises what *pieces* raises."""
@@ -251,13 +259,15 @@ class Wire:
             if len(data) > _MAX_HEAD or data.startswith((b"\n", b"\r\n")):
                 raise Malformed
             searched = max(0, len(data) - 2)
+            more, reset = b"", False
             try:
                 more = self.receive()
-            except Broken:
-                more = b""
+            except Broken as error:
+                reset = error.reset
             if not more:
-                stale = self.used and not data and self._closed_unheard()
-                raise Stale if stale else Broken
+                if self.used and not data and (self._unsent or (not reset and self._closed_unheard())):
+                    raise Stale
+                raise Malformed if data else Broken
             data += more
         stop = end.end()
         self.buffer = data[stop:]
@@ -268,7 +278,8 @@ class Wire:
     def _closed_unheard(self) -> bool:
         """Whether the other side closed this connection before the request reached it, as far as the kernel can tell.
 
-        The request met a reset, or was never acknowledged. An upstream that read the request and then hung up sends an end.
+        The end came first, and the request was not acknowledged with it, or met a reset. An upstream that read the request and
+        then hung up acknowledges the request with the end, or sends a reset alone.
         """
         if not hasattr(socket, "TCP_INFO"):
             return False
