@@ -2,7 +2,14 @@
 
 import os
 
-from mistral_filter.proxy.gunicorn import on_exit, on_starting, post_request, post_worker_init, pre_request  # noqa: F401
+from mistral_filter.proxy.gunicorn import (  # noqa: F401
+    Logger,
+    on_exit,
+    on_starting,
+    post_request,
+    post_worker_init,
+    pre_request,
+)
 
 bind = f"0.0.0.0:{os.environ.get('PORT') or '8000'}"
 workers = int(os.environ.get("WEB_CONCURRENCY") or "2")
@@ -29,4 +36,4 @@ limit_request_field_size = 16380
 # For an access log that is switched on: no query string in it.
 access_log_format = '%(h)s "%(m)s %(U)s %(H)s" %(s)s %(B)s %(D)s'
 
-logger_class = "mistral_filter.proxy.gunicorn.Logger"
+logger_class = Logger

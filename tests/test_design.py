@@ -187,7 +187,6 @@ else:
 import mistral_filter
 from mistral_filter.__main__ import main
 from mistral_filter.explain import explain
-import mistral_filter.refusals
 assert mistral_filter.filter_body(b'{"user":1}').body == b"{}"
 assert callable(mistral_filter.MistralFilter(lambda environ, start_response: []))
 assert not [name for name in sys.modules if name.startswith("mistral_filter.proxy")]

@@ -19,6 +19,7 @@ from mistral_filter import MistralFilter
 from mistral_filter.changes import Change
 from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, Array, Object, Tagged
 from mistral_filter.proxy import logs
+from mistral_filter.proxy.call import Calls, call_of
 from mistral_filter.proxy.logs import Record, RequestLog, access_path, changes_text, configure
 
 KEY, QUERY, PROMPT, PATH, HEADER = "kkCANARYkk1a2b3c4d5e6f7g8h9", "qqCANARYqq", "ppCANARYpp", "xxCANARYxx", "hhCANARYhh"
@@ -72,12 +73,17 @@ class Body:
             raise self.on_close
 
 
+def logged(app: Callable[..., Any], **options: Any) -> Calls:
+    return Calls(app, report=RequestLog(**options))
+
+
 def answering(
     body: Iterable[bytes], status: str = "200 OK", *headers: tuple[str, str], **environ_too: Any
 ) -> Callable[..., Iterable[bytes]]:
     """A WSGI application that answers with *body*, and puts *environ_too* into ``mistral_filter.…``."""
 
     def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        call_of(environ).outcome = environ_too.pop("outcome", None)
         environ.update({f"mistral_filter.{name}": value for name, value in environ_too.items()})
         start_response(status, [("Content-Type", "text/plain"), *headers])
         return body
@@ -87,11 +93,11 @@ def answering(
 
 def ask(app: Callable[..., Any], method: str = "GET", path: str = "/v1/models", **options: Any) -> Any:
     """One request through a log, with the standard library as the judge on both of its sides."""
-    return Client(validator(RequestLog(validator(app), prefixes=PREFIXES))).open(path, method=method, buffered=True, **options)
+    return Client(validator(logged(validator(app), prefixes=PREFIXES))).open(path, method=method, buffered=True, **options)
 
 
-def observed(app: Callable[..., Any], records: list[Record]) -> RequestLog:
-    return RequestLog(app, prefixes=PREFIXES, observe=records.append)
+def observed(app: Callable[..., Any], records: list[Record]) -> Calls:
+    return logged(app, prefixes=PREFIXES, observe=records.append)
 
 
 def environ(path: str = "/v1/models", **options: Any) -> dict[str, Any]:
@@ -216,7 +222,7 @@ def test_a_client_that_leaves_is_a_499(records: list[Record]) -> None:
 def test_pieces_pass_when_they_come() -> None:
     """Nothing is read ahead: a piece is asked for when the server asks for it."""
     body = Body(b"one", b"two")
-    pieces = iter(RequestLog(answering(body))(environ(), ignore))
+    pieces = iter(logged(answering(body))(environ(), ignore))
     assert body.given == 0
     assert next(pieces) == b"one"
     assert body.given == 1
@@ -368,14 +374,14 @@ def test_nothing_of_the_caller_is_ever_in_a_line(path: str, form: str, lines: Ca
 
     body = {"model": PROMPT, "messages": [{"role": "user", "content": PROMPT}], "user": PROMPT, f"{PROMPT}, he said": 1, KEY: 2}
     for method in ("POST", HEADER):
-        Client(RequestLog(app, prefixes=PREFIXES)).open(
+        Client(logged(app, prefixes=PREFIXES)).open(
             method=method,
             buffered=True,
             environ_overrides={"PATH_INFO": path.encode().decode("latin-1"), "QUERY_STRING": f"api_key={QUERY}"},
             headers={"Authorization": f"Bearer {KEY}", "X-Request-Id": HEADER, "User-Agent": HEADER, "Cookie": HEADER},
             json=body,
         )
-    RequestLog(answering([], changes=tuple(Change("drop", name, PROMPT) for name in body)))(environ(path=path), ignore).close()  # type: ignore[attr-defined]
+    logged(answering([], changes=tuple(Change("drop", name, PROMPT) for name in body)))(environ(path=path), ignore).close()  # type: ignore[attr-defined]
     written = log()
     assert len(written) == 3
     assert not [line for line in written for canary in CANARIES if canary in line and canary != PROMPT], written
@@ -611,7 +617,7 @@ def test_a_failing_observer_spoils_no_answer(lines: Callable[..., Log]) -> None:
     def failing(record: Record) -> None:
         raise RuntimeError(PROMPT)
 
-    response = Client(RequestLog(answering([b"x"]), observe=failing)).get("/v1/models", buffered=True)
+    response = Client(logged(answering([b"x"]), observe=failing)).get("/v1/models", buffered=True)
     assert response.data == b"x"
     assert log()[-1].endswith(" ERROR a request could not be logged: RuntimeError")
 

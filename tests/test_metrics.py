@@ -17,6 +17,7 @@ from werkzeug.test import Client
 
 from mistral_filter.changes import Change
 from mistral_filter.errors import CODES
+from mistral_filter.proxy.call import Calls
 from mistral_filter.proxy.logs import Record, RequestLog
 from mistral_filter.proxy.metrics import OUTCOMES, create_metrics
 
@@ -100,7 +101,7 @@ def test_no_caller_makes_them_grow() -> None:
         start_response("404 Not Found", [("X-Request-Id", environ["HTTP_X"])])
         return [b""]
 
-    client = Client(RequestLog(app, observe=observe))
+    client = Client(Calls(app, report=RequestLog(observe=observe)))
 
     def send(number: int) -> Samples:
         for path in ("/CANARY{}", "/v1/models/CANARY{}", "/v1/CANARY{}", "/v1/files/CANARY{}/content", "/explain/CANARY{}"):

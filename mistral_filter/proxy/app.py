@@ -61,7 +61,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Flask("mistral_filter", static_folder=None)
     app.url_map.merge_slashes = False  # a redirected POST loses its body or its key
     forwarder = Forwarder(learn=settings.learn, reasoning=settings.reasoning, heartbeat=settings.heartbeat)
-    app.register_blueprint(create_blueprint(upstreams, keys=keys, forwarder=forwarder, filter_options=filter_options))
+    app.register_blueprint(
+        create_blueprint(upstreams, keys=keys, forwarder=forwarder, max_body=settings.max_body, filter_options=filter_options)
+    )
     app.register_blueprint(
         create_page(
             fields=settings.fields,

@@ -107,7 +107,7 @@ def pre_request(_worker: Any, req: Any) -> None:
     if (not hosts and req.version >= (1, 1)) or not all(_HOST.fullmatch(host) for host in hosts):
         raise InvalidHeader("HOST", req=req)
     # a path outside of the mount point would be a 500
-    if not _TARGET.match(req.uri) or not req.path.startswith(settings.SCRIPT_NAME):
+    if not _TARGET.match(req.uri) or not req.path.startswith(settings.script_name()):
         raise InvalidRequestLine("target")
     close_connection.set(getattr(req, "force_close", None))
 
@@ -127,7 +127,7 @@ def _write_error(sock: Any, status: int, reason: str, _quoted: str) -> None:
     body = json.dumps({"error": error})
     head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
     # which origin asks is not known of a request that was not understood
-    allowed = "Access-Control-Allow-Origin: *\r\n" if settings.ANY_ORIGIN else ""
+    allowed = "Access-Control-Allow-Origin: *\r\n" if settings.any_origin() else ""
     util.write_nonblock(sock, f"{head}Content-Length: {len(body)}\r\n{allowed}\r\n{body}".encode("latin-1"))
 
 

@@ -92,9 +92,10 @@ class ServerKey:
         """*reply* without the key in its headers, reason phrase and body; the same object where the server's key is not used.
 
         In a body of status < 400 asterisks replace the key, as many as its spelling has bytes: a Content-Length stays right, and
-        JSON stays valid. Raises UpstreamError and closes *reply*: ``upstream_unauthorized`` for a 401, here, and for an error
-        body that quotes the key, while it is read; ``upstream_protocol`` for a body that cannot be searched, because of a
-        content-encoding, which the request did not accept, or of a charset that does not contain ASCII.
+        JSON stays valid. Raises UpstreamError and closes *reply*: ``upstream_unauthorized`` for a 401, here, and, while it is
+        read, for an error body that quotes the key or a ``whole`` one that spells it with escapes; ``upstream_protocol`` for a
+        body that cannot be searched, because of a content-encoding, which the request did not accept, or of a charset that does
+        not contain ASCII.
         """
         if self._spellings is None:
             return reply
@@ -203,6 +204,10 @@ class _Spellings:
         """Not in the key, so that no new spelling of it comes about."""
         self.longest = len(verbatim) * _ESCAPE_LENGTH
 
+    def masked(self, data: bytes) -> bytes:
+        """*data* with the key masked where it stands verbatim."""
+        return data.replace(self.verbatim, self.mask * len(self.verbatim))
+
     def may_be_in(self, data: bytes) -> bool:
         """Whether *data* has to be searched; nearly always false, at the speed of ``bytes.find``."""
         return self.verbatim in data or self.escape.search(data) is not None
@@ -309,7 +314,7 @@ class _Keyless:
         self.reason = http.client.responses.get(reply.status, "Unknown") if _quotes(reply.reason, key) else reply.reason
         self.headers = [header for header in reply.headers if not any(_quotes(text, key) for text in header)]
         self.length = reply.length
-        self._reply = reply
+        self._reply, self._spellings = reply, spellings
         self._search = _Search(spellings, masks=reply.status < 400, text=_is_text(reply.headers))
 
     def pieces(self, heartbeat: float | None = None) -> Iterator[bytes]:
@@ -323,11 +328,16 @@ class _Keyless:
         """The body if it has at most *limit* bytes; else its beginning and the rest. Raises what ``pieces`` raises."""
         content, rest = self._reply.whole(limit)
         try:
-            content = self._search.feed(content)
+            searched = self._search.feed(content)
         except UpstreamError:
             self.close()
             raise
-        return (content + self._search.end(), None) if rest is None else (content, self._searched(rest))
+        if rest is not None:
+            return searched, self._searched(rest)
+        searched += self._search.end()
+        if searched is not content and searched != self._spellings.masked(content):
+            raise _key_refused()  # an upstream that spells the key with escapes does not quote it by accident
+        return searched, None
 
     def close(self) -> None:
         """Gives the response up."""

@@ -298,11 +298,16 @@ def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
 
 # --------------------------------------------------------------------------------- what the server and the platform set
 
-SCRIPT_NAME = os.environ.get("SCRIPT_NAME", "")
-"""gunicorn's own variable: the path below which the application is mounted."""
 
-ANY_ORIGIN = os.environ.get("MISTRAL_FILTER_CORS_ORIGINS", "").strip() in ("", "*")
-"""Whether pages of all origins may use the proxy, for responses that are made outside of it."""
+def script_name() -> str:
+    """The path below which the application is mounted, gunicorn's own variable."""
+    return os.environ.get("SCRIPT_NAME", "")
+
+
+def any_origin() -> bool:
+    """Whether pages of all origins may use the proxy, for responses that are made outside of the application."""
+    return os.environ.get("MISTRAL_FILTER_CORS_ORIGINS", "").strip() in ("", "*")
+
 
 _COUNTS = "PROMETHEUS_MULTIPROC_DIR"
 

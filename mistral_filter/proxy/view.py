@@ -12,7 +12,7 @@ from mistral_filter import __version__
 from mistral_filter.errors import MethodNotAllowed, MistralFilterError, NotFound
 from mistral_filter.explain import explain
 from mistral_filter.fields import ENDPOINTS
-from mistral_filter.middleware import read_body, wants_strict
+from mistral_filter.middleware import MAX_BODY, read_body, wants_strict
 from mistral_filter.paths import PATHS, Target, locate
 from mistral_filter.proxy.call import call_of, note_outcome
 from mistral_filter.proxy.forward import Forwarder
@@ -47,14 +47,17 @@ def create_blueprint(
     *,
     keys: Mapping[str, ServerKey] | None = None,
     forwarder: Forwarder | None = None,
+    max_body: int = MAX_BODY,
     filter_options: Mapping[str, Any] | None = None,
 ) -> Blueprint:
     """A blueprint that forwards ``/v1/…`` to ``upstreams[""]`` and ``/NAME/v1/…`` to ``upstreams[NAME]``.
 
     *keys* are the server's own, by the same names; without one, callers send theirs. *forwarder* holds how requests are sent,
-    *filter_options* (those of ``filter_body``) are for ``/explain/<endpoint>``. Put ``MistralFilter`` (or ``init_app``) with
-    ``prefixes=("", "/NAME", …)`` in front of it: without the filter, requests to its endpoints are refused. Put ``Calls``
-    outermost for timeouts and bounds, and set ``app.url_map.merge_slashes = False``: a redirected POST loses its body.
+    *max_body* (bytes) and *filter_options* (those of ``filter_body``) are for ``/explain/<endpoint>``.
+
+    Put ``MistralFilter`` (or ``init_app``) with ``prefixes=("", "/NAME", …)`` in front of it: without the filter, requests to its
+    endpoints are refused. Put ``Calls`` outermost for timeouts and bounds, and set ``app.url_map.merge_slashes = False``: a
+    redirected POST loses its body.
     """
     blueprint = Blueprint("mistral_filter", __name__)
     prefixes = tuple("/" + name if name else "" for name in upstreams)
@@ -79,7 +82,7 @@ def create_blueprint(
         call_of(request.environ).take_place()
         options = {**(filter_options or {})}
         options["strict"] = options.get("strict") or wants_strict(request.environ)
-        explanation = explain(read_body(request.environ, MAX_EXPLAIN), name, **options)
+        explanation = explain(read_body(request.environ, min(max_body, MAX_EXPLAIN)), name, **options)
         response = Response(explanation.as_json(), content_type="application/json")
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
