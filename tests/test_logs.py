@@ -516,13 +516,6 @@ def test_one_line_is_one_line(form: str, lines: Callable[..., Log]) -> None:
             assert json.loads(line)["message"].startswith("before")
 
 
-def test_a_record_that_cannot_be_formatted_says_so(lines: Callable[..., Log]) -> None:
-    """A mistake in a log call is one line, without the arguments, and no traceback."""
-    log = lines()
-    logging.getLogger("mistral_filter").warning("%d lines", PROMPT)
-    assert log() == ["a line of mistral_filter could not be formatted: TypeError"]
-
-
 @pytest.mark.parametrize(
     ("environ", "path"),
     [

@@ -276,3 +276,10 @@ def test_a_text_becomes_one_line() -> None:
     assert one_line("plain text") == "plain text"
     assert len(one_line("\n" * 10_000_000)) == MAX_LINE - 1
     assert one_line("x" * 5000, 10) == "xxxxxxx..."
+
+
+def test_a_record_that_cannot_be_formatted_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    """A mistake in a log call is one line, without the arguments, and no traceback."""
+    record = logging.LogRecord("mistral_filter", logging.WARNING, __file__, 1, "%d lines", ("a prompt",), None)
+    stderr_handler().handle(record)
+    assert capfd.readouterr().err == "a line of mistral_filter could not be formatted: TypeError\n"
