@@ -67,25 +67,27 @@ class Call:
     """
 
     __slots__ = (
-        "__weakref__",
         "_budget",
         "_client_left",
         "_counted",
+        "_has_answered",
         "_lock",
         "_total_until",
         "_upstream",
         "_waits_for",
+        "answered_early",
         "began",
         "body",
         "client",
+        "client_shut",
         "held",
         "outcome",
         "reason",
         "timeouts",
         "until",
-    )  # fmt: skip
+    )
 
-    def __init__(self, client: Any = None, *, budget: Budget | None = None, timeouts: Timeouts = Timeouts()) -> None:
+    def __init__(self, client: Any = None, *, budget: Budget | None = None, timeouts: Timeouts = NO_TIMEOUTS) -> None:
         self.began = time.monotonic()
         self.client = client
         self.timeouts = timeouts
