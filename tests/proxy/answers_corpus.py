@@ -116,9 +116,9 @@ def systematic() -> Iterator[Case]:
         for method, data in BASES:
             yield Case(method, before + data)
             yield Case(method, data + before)
-    for interim in range(100, 200):
+    for code in range(100, 200):
         for method, data in BASES[:2]:
-            yield Case(method, b"HTTP/1.1 %d Interim\r\nA: b\r\n\r\n" % interim + data)
+            yield Case(method, b"HTTP/1.1 %d Interim\r\nA: b\r\n\r\n" % code + data)
 
 
 _VERSIONS = _forms("0.9 | 1.0 | 1.1 | 1.2 | 1.9 | 2.0 | 2 | 3.1 | 1. | .1 | 11 | 1.10 | 01.1 | 1,1 | -1.1 | x.y")
