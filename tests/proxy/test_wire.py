@@ -97,7 +97,13 @@ def read_by_wire(method: str, pieces: Iterable[bytes | Exception]) -> Read | Non
     try:
         wire.send(b"%b /v1/x HTTP/1.1\r\nHost: h\r\n\r\n" % method.encode(), BODY)
         head = wire.read_head(method)
-        body = Body(wire, head, lambda back, good: given_back.append(good))
+
+        def give_back(back: Wire, good: bool) -> None:
+            assert back is wire
+            assert not (good and wire.buffer), "no next answer begins with what is left of this one"
+            given_back.append(good)
+
+        body = Body(wire, head, give_back)
         parts = list(iter(body.read, b""))
         assert body.ended
     except (Malformed, Broken):
