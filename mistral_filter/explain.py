@@ -24,7 +24,10 @@ class Explanation(NamedTuple):
     error: MistralFilterError | None
 
     def as_json(self) -> bytes:
-        """``{"endpoint", "before", "after", "changes": [{"action", "path", "to", "reason", "loss"}], "error"}``."""
+        """``{"endpoint", "before", "after", "changes": [{"action", "path", "to", "reason", "loss"}], "more", "error"}``.
+
+        At most MOST_CHANGES are listed, with the first 200 characters of their paths; ``more`` counts the others.
+        """
         error = None if self.error is None else msgspec.Raw(self.error.body())
         valid = self.after is not None or self.error is None or self.error.code not in _UNREADABLE
         return msgspec.json.encode(
@@ -32,13 +35,22 @@ class Explanation(NamedTuple):
                 "endpoint": self.endpoint,
                 "before": msgspec.Raw(self.before) if valid else self.before.decode("utf-8", "replace"),
                 "after": None if self.after is None else msgspec.Raw(self.after),
-                "changes": [change._asdict() for change in self.changes],
+                "changes": [_listed(change) for change in self.changes[:MOST_CHANGES]],
+                "more": max(len(self.changes) - MOST_CHANGES, 0),
                 "error": error,
             }
         )
 
 
+MOST_CHANGES = 500
+_LONGEST_PATH = 200
+
 _UNREADABLE = ("invalid_json", "json_too_deep")
+
+
+def _listed(change: Change) -> dict[str, str | None]:
+    path, to = change.path[:_LONGEST_PATH], change.to and change.to[:_LONGEST_PATH]
+    return change._replace(path=path, to=to)._asdict()
 
 
 def explain(body: bytes, endpoint: str, **options: Any) -> Explanation:

@@ -137,12 +137,10 @@ class Exchange:
         self._connection.close()
 
     def close_unread(self) -> None:
-        """Throw away what has come and close: with FIN, where :meth:`close` alone would send RST for unread bytes."""
+        """Close while the peer's next request arrives: FIN first, as ``shutdown`` sends it, then RST for what was not read."""
         with suppress(OSError):
-            self._connection.sock.settimeout(0.05)  # what is still on its way
-            while self._connection.sock.recv(1 << 20):
-                pass
-        self.close()
+            self._connection.sock.shutdown(socket.SHUT_RDWR)
+        self._connection.sock.close()
 
     def reset(self) -> None:
         """Close with RST instead of FIN."""

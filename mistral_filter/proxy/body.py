@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 __all__ = ["RequestBody"]
 
 PIECE = 131072
-"""Bytes that are asked for at a time."""
+"""Bytes that are asked for at a time, at most."""
 
-_CHUNKED_PIECE = 16384
-"""Bytes asked for at a time in a chunked body: the server works through each chunk, and may meet one for every byte."""
+_LEAST_PIECE = 1024
+"""Bytes asked for at a time where reading takes long: the server may meet a chunk for every byte."""
 
 _LEAST_BYTES, _LEAST_SECONDS = PIECE, 12.0
 """A large body brings so many bytes in so many seconds (about 11 KB/s), or its time is over."""
 
-_TURN_SECONDS = 0.02
-"""After so much reading without a wait the other requests have their turn."""
+_TURN_SECONDS = 0.005
+"""After so much reading the other requests have their turn."""
 
 SHORT_REST = 65536
 """Bytes. So much of a body the server may read away by itself, and keep the connection."""
@@ -51,6 +51,7 @@ class RequestBody:
         self._until: float | None = None
         self._window = self._turn = 0.0
         self._window_bytes = 0
+        self._step = PIECE // 8 if self._chunked else PIECE
 
     @property
     def unread(self) -> bool:
@@ -65,8 +66,7 @@ class RequestBody:
         """At most *size* bytes, all by default; fewer only at the end."""
         pieces: list[bytes] = []
         missing = math.inf if size is None or size < 0 else size
-        step = _CHUNKED_PIECE if self._chunked else PIECE
-        while missing > 0 and (piece := self._counted(self._source.read, int(min(missing, step)))):
+        while missing > 0 and (piece := self._counted(self._source.read, int(min(missing, self._step)))):
             pieces.append(piece)
             missing -= len(piece)
             if not self._chunked and not self._left:
@@ -103,7 +103,10 @@ class RequestBody:
         if not data:
             self._chunked = False
             return data
-        if not self._chunked:
+        if self._chunked:
+            slow = time.monotonic() - now > _TURN_SECONDS
+            self._step = max(self._step // 2, _LEAST_PIECE) if slow else min(self._step * 2, PIECE)
+        else:
             self._left = max(self._left - len(data), 0)
         if self._held and call.held is not None:
             call.held.add(len(data))

@@ -24,7 +24,8 @@ class Budget:
         self._max_calls = calls
         self._small = self._large = 0
         self._max_small = max(body_bytes // 4, SMALL_BODY)
-        self._max_large = max(body_bytes - self._max_small, max_body)
+        # the byte more is the one by which a body of unknown length is found too large
+        self._max_large = max(body_bytes - self._max_small, max_body + 1)
         self._lock = threading.Lock()
 
     def take_call(self) -> None:

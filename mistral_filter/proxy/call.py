@@ -56,7 +56,13 @@ class Timeouts(NamedTuple):
 
 NO_TIMEOUTS = Timeouts()
 
-_OVERDUE = {"body": "body_timeout", "client": "client_slow", "upstream": "upstream_timeout", "": "upstream_deadline"}
+_OVERDUE = {
+    "body": "body_timeout",
+    "client": "client_slow",
+    "connection": "upstream_connect_timeout",
+    "upstream": "upstream_timeout",
+}
+"""What a call waits for: the error code when that takes too long."""
 
 
 class Call:
@@ -129,6 +135,12 @@ class Call:
             seconds = _LAST_WORDS_SECONDS if seconds is None else min(seconds, _LAST_WORDS_SECONDS)
         self._wait("client", math.inf if seconds is None else time.monotonic() + seconds)
 
+    def waits_to_connect(self, until: float) -> None:
+        """The request waits for a connection to the upstream, *until* this time at most."""
+        if self._client_left and self.reason is None:
+            self._end("client_gone")
+        self._wait("connection", until)
+
     def works(self) -> None:
         """The request waits for nothing."""
         self._wait("", math.inf)
@@ -179,11 +191,7 @@ class Call:
         waits_for, until = self._waits_for, math.inf
         if self.reason is None:
             late = now > self._total_until
-            self._end(
-                "upstream_deadline"
-                if late
-                else {"body": "body_timeout", "client": "client_slow"}.get(waits_for, "upstream_timeout")
-            )
+            self._end("upstream_deadline" if late else _OVERDUE.get(waits_for, "upstream_deadline"))
             if late and waits_for == "client":
                 until = now + _LAST_WORDS_SECONDS
         self.until = until
@@ -194,6 +202,8 @@ class Call:
 
     def client_left(self, now: float) -> None:
         """The client has closed its side of the connection. A body that is being read says so by itself."""
+        if self.client_shut:  # by the watcher itself
+            return
         self._client_left = True
         if self.reason is None and self._waits_for != "body":
             self._end("client_gone")

@@ -14,7 +14,7 @@ import json
 import logging
 import re
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from functools import lru_cache
 from itertools import takewhile
@@ -23,6 +23,7 @@ from urllib.parse import quote, unquote
 
 from mistral_filter.changes import MOST_CHANGES, Change, as_header
 from mistral_filter.errors import CODES
+from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, Array, Node, Object, Tagged
 from mistral_filter.paths import locate
 from mistral_filter.proxy.call import Ended
 from mistral_filter.proxy.stderr import MAX_LINE, one_line, stderr_handler
@@ -40,12 +41,13 @@ _WORDS = frozenset(
     "text_content transcriptions url version versions voices".split()
 )
 """What Mistral's and OpenAI's paths are made of. Any other segment may be a name or an id of the caller's."""
-_FIELD = re.compile(r"(?=.{1,32}(?:\[|$))\$?[a-z]{1,14}(?:_[a-z]{1,14}){0,3}_?\d{0,2}(?:\[\d{1,7}\])*")
-"""A part of a change's path that may be shown: short words in lower case with underscores, and up to two digits at the end.
+_FIELD = re.compile(r"(?=.{1,32}(?:\[|$))\$?[a-z]{1,14}(?:_[a-z]{1,14}){0,2}_?\d{0,2}(?:\[\d{1,7}\])*")
+"""A name that may be shown although no table has it: up to three short words in lower case, and up to two digits at the end.
 
-All names in Mistral's and OpenAI's schemas are written so. Keys, base64, sentences and names of people are not: a random string
-has capitals, more digits or no underscore within 14 letters.
+Nearly all names in OpenAI's schemas are written so. Keys, base64, sentences and names of people are not: a random string has
+capitals, more digits or no underscore within 14 letters.
 """
+_INDICES = re.compile(r"(?:\[\d{1,7}\])*$")
 _LONGEST_PATH = 300
 """Characters of a change's path that are looked at."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -152,9 +154,26 @@ def _shown(path: str) -> str:
 
 
 def _field_name(path: str) -> str:
-    parts = path[:_LONGEST_PATH].split(".")
-    known = list(takewhile(_FIELD.fullmatch, parts if len(path) <= _LONGEST_PATH else parts[:-1]))
+    """*path* as far as it is made of Mistral's names; one unknown name at its end is shown if it is written like a field's."""
+    parts = path[: _LONGEST_PATH + 1].split(".")
+    known = list(takewhile(lambda part: _INDICES.sub("", part) in _NAMES, parts))
+    if len(parts) == len(known) + 1 and len(path) <= _LONGEST_PATH and _FIELD.fullmatch(parts[-1]):
+        return path
     return path if known == parts else ".".join([*known, "?"])
+
+
+def _names_in(node: Node) -> Iterator[str]:
+    if isinstance(node, Object):
+        yield from node.fields
+        below: Iterable[Node] = node.fields.values()
+    else:
+        below = [node.items] if isinstance(node, Array) else node.variants.values() if isinstance(node, Tagged) else ()
+    for each in below:
+        yield from _names_in(each)
+
+
+_NAMES = frozenset(name for table in (*ENDPOINTS.values(), *CHAT_FIELDS.values()) for name in _names_in(table))
+"""All names in the tables."""
 
 
 _SHORT = 200

@@ -419,15 +419,30 @@ def test_a_connection_that_the_upstream_closed_while_idle_is_replaced(proxied: P
     assert [request.connection for request in proxied.good.requests] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("ending", [Exchange.close, cut, reset], ids=["close_notify", "FIN", "RST"])
-def test_a_reused_connection_that_closes_without_a_byte_is_tried_once_more(proxied: Proxied, ending: Script) -> None:
+def test_a_reused_connection_that_closes_unread_is_tried_once_more(proxied: Proxied) -> None:
     """The upstream closed it in the instant of reuse: the request goes once more, on a fresh connection."""
-    proxied.good.script = in_turn(json_answer({"n": 1}), ending, json_answer({"n": 2}))
+
+    def closed_when_reused(exchange: Exchange) -> None:
+        exchange.wait_for_bytes()
+        exchange.close_unread()
+
+    proxied.good.script = in_turn(chain(json_answer({"n": 1}), closed_when_reused), json_answer({"n": 2}))
     key = next(KEYS)
     assert proxied.send(key=key).json() == {"n": 1}
     time.sleep(0.15)
     assert proxied.send(key=key).json() == {"n": 2}
-    assert [request.connection for request in proxied.good.requests] == [1, 1, 2]
+    assert [request.connection for request in proxied.good.requests] == [1, 2]
+
+
+@pytest.mark.parametrize("ending", [Exchange.close, cut, reset], ids=["close_notify", "FIN", "RST"])
+def test_what_a_reused_connection_took_is_not_sent_again(proxied: Proxied, ending: Script) -> None:
+    """The upstream read the request and then hung up: it may have served it, so there is no second request."""
+    proxied.good.script = in_turn(json_answer({"n": 1}), ending, json_answer({"n": 2}))
+    key = next(KEYS)
+    assert proxied.send(key=key).json() == {"n": 1}
+    time.sleep(0.15)
+    error_of(proxied.send(key=key), 502)
+    assert [request.connection for request in proxied.good.requests] == [1, 1]
 
 
 def test_callers_do_not_share_a_connection(proxied: Proxied) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 import time
@@ -9,7 +10,7 @@ from typing import Any
 
 __all__ = ["Addresses", "NoAddress"]
 
-_FRESH_SECONDS = 30.0
+_FRESH_SECONDS = 10.0
 _OLD_SECONDS = 600.0
 """Addresses of this age are still used when the resolver is silent or fails."""
 _PATIENCE_SECONDS = 1.0
@@ -83,6 +84,10 @@ class Addresses:
                 if lookup.addresses:
                     self._known, self._known_since = lookup.addresses, time.monotonic()
             lookup.done.set()
+
+    def forget(self) -> None:
+        """None of the addresses answers: the next caller asks the resolver."""
+        self._known_since = -math.inf
 
     def failed(self, address: Address) -> None:
         """*address* did not answer: it is tried last from now on."""

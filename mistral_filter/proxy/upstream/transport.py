@@ -166,7 +166,7 @@ class Transport(BaseAdapter):
     def _connect(self, call: Call, caller: str | None, seconds: float) -> Wire:
         """A fresh wire, within *seconds* for the name, the connection, the proxy and the handshake together."""
         end = time.monotonic() + seconds
-        call.waits_for_upstream(end + sockets.INTERVAL)
+        call.waits_to_connect(end)
         try:
             addresses = self._addresses.get(seconds)
         except NoAddress as error:
@@ -192,6 +192,7 @@ class Transport(BaseAdapter):
                 return Wire(self._prepare(call, sock, end), caller)
             call.check()
             self._addresses.failed(address)
+        self._addresses.forget()
         raise TransportError(code)
 
     def _open(self, call: Call, address: Address, seconds: float) -> socket.socket:

@@ -2,13 +2,14 @@
 
 Strategy: a buffer of what has come, and small functions that take a head, a chunk line or a piece of the body from its front.
 Whatever is no HTTP (RFC 9112) raises Malformed, and whatever ends early raises Broken; nothing is repaired or guessed. The tests
-compare the reading with h11's, which is never stricter. Beyond h11, a head is refused that has
+compare the reading with h11's, which is never stricter (``tests/proxy/test_wire.py``). Beyond h11, these are refused:
 
-- a version other than HTTP/1.0 or 1.1, or a status 101 or above 599,
-- Transfer-Encoding beside Content-Length, or a list of equal Content-Lengths,
-- more than 100 fields, 128 KiB, or a line of 64 KiB; more than 20 interim answers.
-
-A chunk line is refused over 8 KiB, with 16 digits or more, or with a carriage return inside; trailers over 16 KiB.
+- in a head: a version other than HTTP/1.0 or 1.1; a status above 599; a control character in the reason, or DEL in a field;
+  Transfer-Encoding beside Content-Length; a Content-Length that is a list or has over 18 digits; over 100 fields, 128 KiB, or
+  64 KiB in a line,
+- over 20 interim answers,
+- in a chunked body: a chunk line over 8 KiB, with a size of over 15 digits, or with a carriage return inside,
+- in trailers: DEL in a field, Content-Length or Transfer-Encoding (RFC 9110, 6.5.1), over 100 fields or 16 KiB.
 
 A wait has no timer of its own: the call's watcher shuts the socket down when its time is over. The file knows sockets only, so it
 works on threads, greenlets and in a sync worker alike.
@@ -43,6 +44,7 @@ _MAX_CHUNK_LINE = 8192
 _LENGTH_DIGITS = 18
 _TCP_CLOSE = 7
 """The state of a TCP connection that was reset (Linux, tcp_states.h), in the first byte of its tcp_info."""
+_RESET_LOOKS, _RESET_SECONDS = 5, 0.01
 _TCP_UNACKED = slice(24, 28)
 """Where tcp_info has the number of segments that the other side has not acknowledged."""
 
@@ -51,8 +53,11 @@ _HEAD_END = re.compile(rb"\n\r?\n")
 _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-5]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*))?\r?\n")
 _FIELD_LINES = re.compile(rf"(?:{_NAME}:[\t\x20-\x7e\x80-\xff]*\r\n)*")
 """Nearly every head, in one look. What does not match is looked at line by line."""
-_FIELD_LINE = re.compile(rf"({_NAME}):[ \t]*((?:[^\x00\s\x7f](?:[^\x00\n\v\f\r\x7f]*[^\x00\s\x7f])?)?)[ \t]*", re.ASCII)
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[^\r\n]*)?[ \t]*\r\n")
+_FIELD_NAME = re.compile(_NAME)
+_FIELD_VALUE = re.compile(r"[^\x00\n\v\f\r\x7f]*")
+"""Control characters are let through, as many readers do; what passes an answer on has to look."""
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[^\r\n]*|[ \t]*)\r\n")
+# No two neighbours in these expressions match the same character, so that none takes more than linear time.
 _BLANK = " \t"
 
 
@@ -81,6 +86,7 @@ class Head(NamedTuple):
 
     status: int
     reason: str
+    """Without blanks around it."""
     fields: list[tuple[str, str]]
     """Names as they were written, values without blanks around them, in order."""
     length: int | None
@@ -151,7 +157,7 @@ class Wire:
     def receive(self, seconds: float | None = None) -> bytes:
         """The next bytes, once there are some; ``b""`` at the end of the connection.
 
-        Raises TimeoutError after *seconds*, if given; the reading can go on then. Raises OSError, or what the call was ended for.
+        Raises TimeoutError after *seconds*, if given; the reading can go on then. Raises Broken, or what the call was ended for.
         """
         call = self._call
         assert call is not None
@@ -167,12 +173,12 @@ class Wire:
                     data = self.sock.recv(_PIECE)
                 finally:
                     self.sock.settimeout(None)
-        except TimeoutError:
-            call.check()
-            raise
         except OSError as error:
             call.check()
-            raise Broken(reset=isinstance(error, ConnectionResetError)) from None
+            if seconds is not None and isinstance(error, TimeoutError):
+                raise
+            # also TCP's own timeout, ETIMEDOUT; OpenSSL answers an end without close_notify itself, and so provokes a reset
+            raise Broken(reset=isinstance(error, (ConnectionResetError, ssl.SSLError))) from None
         self._heard = True
         if not data:
             call.check()  # a connection that was shut down looks like one that ended
@@ -247,14 +253,17 @@ class Wire:
 
     def read_head(self, method: str) -> Head:
         """The head of the final answer to a request with *method*; raises WireError, or what the call was ended for."""
-        for _ in range(_MAX_INTERIM):
+        for _ in range(_MAX_INTERIM + 1):
             head = parse_head(self._take_head(), method)
             if head.status >= 200:
                 return head
         raise Malformed
 
     def _take_head(self) -> str:
-        data, searched = self.buffer, 0
+        data: bytes | bytearray = self.buffer
+        searched = 0
+        if self.used and not data and isinstance(self.sock, ssl.SSLSocket) and self._ends_below_tls() and self._closed_unheard():
+            raise Stale
         while (end := _HEAD_END.search(data, searched)) is None:
             if len(data) > _MAX_HEAD or data.startswith((b"\n", b"\r\n")):
                 raise Malformed
@@ -268,26 +277,45 @@ class Wire:
                 if self.used and not data and (self._unsent or (not reset and self._closed_unheard())):
                     raise Stale
                 raise Malformed if data else Broken
+            if not data:
+                data = more
+                continue
+            if isinstance(data, bytes):
+                data = bytearray(data)  # which grows in place: a head can come byte by byte
             data += more
         stop = end.end()
-        self.buffer = data[stop:]
+        self.buffer = bytes(data[stop:])
         if stop > _MAX_HEAD or data.startswith((b"\n", b"\r\n")):
             raise Malformed
         return data[:stop].decode("latin-1")
 
+    def _ends_below_tls(self) -> bool:
+        """Waits for the first byte, or the end, of what the other side sends; whether it is the end."""
+        call = self._call
+        assert call is not None
+        call.waits_for_upstream(time.monotonic() + self._silence)
+        try:
+            return not socket.socket.recv(self.sock, 1, socket.MSG_PEEK)
+        except OSError:
+            return False
+
     def _closed_unheard(self) -> bool:
         """Whether the other side closed this connection before the request reached it, as far as the kernel can tell.
 
-        The end came first, and the request was not acknowledged with it, or met a reset. An upstream that read the request and
-        then hung up acknowledges the request with the end, or sends a reset alone.
+        The end came first; then the request met a reset, or it is not acknowledged. An upstream that read the request and then
+        hung up acknowledges it with the end, or sends a reset alone: its request may have been served.
         """
         if not hasattr(socket, "TCP_INFO"):
             return False
-        try:
-            info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_UNACKED.stop)
-        except OSError:
-            return False
-        return bool(info[0] == _TCP_CLOSE or any(info[_TCP_UNACKED]))
+        for _ in range(_RESET_LOOKS):
+            try:
+                info = self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_UNACKED.stop)
+            except OSError:
+                return False
+            if info[0] == _TCP_CLOSE or any(info[_TCP_UNACKED]):
+                return True
+            time.sleep(_RESET_SECONDS)  # the reset follows the end
+        return False
 
 
 def parse_head(text: str, method: str) -> Head:
@@ -334,7 +362,7 @@ _MEANINGS = {"content-length": "length", "transfer-encoding": "coding", "connect
 
 def _odd_fields(text: str) -> list[tuple[str, str]]:
     """Fields with folded lines, bare line feeds or control characters; raises Malformed for what is no field."""
-    lines: list[str] = []
+    lines: list[list[str]] = []
     for line in text.split("\n"):
         line = line.removesuffix("\r")
         if not line:
@@ -342,22 +370,23 @@ def _odd_fields(text: str) -> list[tuple[str, str]]:
         if line.startswith((" ", "\t")):  # folded (RFC 9112, 5.2): one field still
             if not lines:
                 raise Malformed
-            lines[-1] += " " + line.lstrip(_BLANK)
+            lines[-1].append(line.lstrip(_BLANK))
         else:
-            lines.append(line)
+            lines.append([line])
     fields = []
-    for line in lines:
-        field = _FIELD_LINE.fullmatch(line)
-        if field is None:
+    for parts in lines:
+        name, colon, value = " ".join(parts).partition(":")
+        value = value.strip(_BLANK)
+        if not (colon and _FIELD_NAME.fullmatch(name) and _FIELD_VALUE.fullmatch(value)):
             raise Malformed
-        fields.append((field[1], field[2]))
+        fields.append((name, value))
     return fields
 
 
 class Body:
     """The body of an answer, read off *wire* as it comes. *give_back* gets the wire at the end of the body, or of the reading."""
 
-    __slots__ = ("_chunked", "_crlf", "_give_back", "_left", "_wire", "closes", "ended")
+    __slots__ = ("_chunked", "_crlf", "_give_back", "_left", "_searched", "_wire", "closes", "ended")
 
     def __init__(self, wire: Wire, head: Head, give_back: Callable[[Wire, bool], None]) -> None:
         """*give_back(wire, good)*: *good* says whether the wire can serve another request."""
@@ -367,6 +396,8 @@ class Body:
         """Bytes until the end, or until the end of the chunk; None: until the connection ends."""
         self._crlf = False
         """The end of a chunk is still to come."""
+        self._searched = 0
+        """How far the buffer, which begins with the last chunk's line, was searched for the end of the trailers."""
         self._give_back = give_back
         self.closes = head.closes
         self.ended = False
@@ -425,50 +456,62 @@ class Body:
 
     def _take_chunks(self, wire: Wire) -> bytes:
         """All whole chunks in the buffer and the beginning of the next, as one piece."""
-        data, at, pieces = wire.buffer, 0, []
-        while at < len(data):
-            if self._left:
-                piece = data[at : at + self._left]
-                pieces.append(piece)
-                at += len(piece)
-                self._left -= len(piece)
-                self._crlf = not self._left
-            elif self._crlf:
-                if not b"\r\n".startswith(data[at : at + 2]):
-                    raise Malformed
-                if len(data) - at < 2:
-                    break
-                at += 2
-                self._crlf = False
-            else:
-                line = _CHUNK_LINE.match(data, at)
-                if line is None:
-                    if b"\n" in data[at:] or len(data) - at > _MAX_CHUNK_LINE:
+        data, at, pieces, ended = wire.buffer, 0, [], False
+        try:
+            while at < len(data) and not ended:
+                if self._left:
+                    piece = data[at : at + self._left]
+                    pieces.append(piece)
+                    at += len(piece)
+                    self._left -= len(piece)
+                    self._crlf = not self._left
+                elif self._crlf:
+                    if not b"\r\n".startswith(data[at : at + 2]):
                         raise Malformed
-                    break
-                size = int(line[1], 16)
-                if not size:
-                    if self._take_trailers(wire, data, line.end()):
-                        return b"".join(pieces)
-                    break
-                at, self._left = line.end(), size
+                    if len(data) - at < 2:
+                        break
+                    at += 2
+                    self._crlf = False
+                else:
+                    stop = data.find(b"\n", at) + 1
+                    if (stop or len(data)) - at > _MAX_CHUNK_LINE:
+                        raise Malformed
+                    if not stop:
+                        break
+                    line = _CHUNK_LINE.fullmatch(data, at, stop)
+                    if line is None:
+                        raise Malformed
+                    if size := int(line[1], 16):
+                        at, self._left = stop, size
+                    elif end := _end_of_trailers(data, stop, at + self._searched):
+                        at, ended = end, True
+                    else:
+                        self._searched = len(data) - at - 2
+                        break
+        except Malformed:
+            if not pieces:  # else what came before is passed on first, however it was cut into pieces on the way
+                raise
         wire.buffer = data[at:]
+        if ended:
+            self._end()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _take_trailers(self, wire: Wire, data: bytes, at: int) -> bool:
-        """Whether the fields behind the last chunk are there. They are read strictly and not passed on."""
-        if data.startswith(b"\r\n", at):
-            stop = at + 2
-        elif data.startswith(b"\n", at):
-            stop = at + 1
-        elif (end := _HEAD_END.search(data, at)) is not None:
-            stop = end.end()
-            if len(_odd_fields(data[at:stop].decode("latin-1"))) > _MAX_FIELDS:
-                raise Malformed
-        elif len(data) - at > _MAX_TRAILERS:
-            raise Malformed
-        else:
-            return False
-        wire.buffer = data[stop:]
-        self._end()
-        return True
+
+def _end_of_trailers(data: bytes, at: int, searched: int) -> int:
+    """Where the trailers that begin at *at* end, or 0 if they are not all there. They are read strictly and not passed on.
+
+    Up to *searched* it is known that they do not end.
+    """
+    if data.startswith(b"\r\n", at):
+        return at + 2
+    if data.startswith(b"\n", at):
+        return at + 1
+    end = _HEAD_END.search(data, max(at, searched))
+    if (len(data) if end is None else end.end()) - at > _MAX_TRAILERS:
+        raise Malformed
+    if end is None:
+        return 0
+    fields = _odd_fields(data[at : end.end()].decode("latin-1"))
+    if len(fields) > _MAX_FIELDS or any(_MEANINGS.get(name.lower()) in ("length", "coding") for name, _ in fields):
+        raise Malformed
+    return end.end()
