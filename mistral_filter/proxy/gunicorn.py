@@ -6,6 +6,7 @@ Hooks hold for every worker class; the worker is gunicorn's for gevent.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import json
 import re
@@ -96,9 +97,18 @@ def _remove_counts(directory: Any) -> None:
 
 
 def post_worker_init(_worker: Any) -> None:
-    """What was loaded at start stays for good: the garbage collector need not look at it again and again."""
+    """What was loaded at start stays for good: the garbage collector need not look at it again and again.
+
+    One heap for all threads, where the C library has the choice: each of several keeps what it was once given.
+    """
     gc.collect()
     gc.freeze()
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
+_M_ARENA_MAX = -8
+"""A parameter of mallopt (glibc, malloc.h)."""
 
 
 def pre_request(_worker: Any, req: Any) -> None:

@@ -480,7 +480,7 @@ def test_a_break_in_a_stream_is_passed_on() -> None:
     class Broken(Scripted):
         def pieces(self, heartbeat: float | None = None) -> Iterator[bytes]:
             yield b"data: 1\n\nda ser"
-            raise UpstreamError(502, "upstream_cut", "cut")
+            raise UpstreamError("upstream_cut")
 
     seen, error = drained(keyless(Broken(headers=(SSE,))))
     assert (seen, error and error.code) == ([b"data: 1\n\nda "], "upstream_cut")
@@ -488,7 +488,7 @@ def test_a_break_in_a_stream_is_passed_on() -> None:
 
 def test_a_long_body_is_masked_too() -> None:
     """``whole`` returns the beginning and the rest of a body over the limit, and the key is not in the joint."""
-    spelling = escaped(KEY)
+    spelling = KEY
     body = f'["{"x" * 5000}{spelling}{"y" * 5000}{KEY}"]'.encode()
     want = body.replace(KEY.encode(), b"*" * len(KEY)).replace(spelling.encode(), b"*" * len(spelling))
     for size in (1, 100, 4999, 6000, 20_000):
@@ -499,6 +499,14 @@ def test_a_long_body_is_masked_too() -> None:
     assert keyless(Scripted(body)).whole(len(body)) == (want, None)
     short = b'{"a": "server-key"}'
     assert keyless(Scripted(short)).whole(100)[0] is short
+
+
+def test_a_complete_body_that_spells_the_key_with_escapes_is_a_502() -> None:
+    """An upstream that hides the key in a body that can still be refused does not quote it by accident."""
+    reply = keyless(Scripted(f'["{escaped(KEY)}"]'.encode()))
+    with pytest.raises(UpstreamError) as caught:
+        reply.whole(1000)
+    assert caught.value.code == "upstream_unauthorized"
 
 
 @pytest.mark.parametrize(
