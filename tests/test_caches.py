@@ -11,8 +11,8 @@ import pytest
 
 from mistral_filter.changes import Change, as_header
 from mistral_filter.paths import locate
+from mistral_filter.proxy.learning import Learned, places_of
 from mistral_filter.proxy.logs import Record
-from mistral_filter.refusals import Learned
 
 MB = 1024 * 1024
 RECORD = Record("POST", "/v1/chat/completions", "chat", 200, 300, 0.2, "ok", "-")
@@ -44,9 +44,11 @@ def held_after(use: Callable[[str], object]) -> int:
         lambda name: str(RECORD._replace(changes=(Change("drop", name, "a reason"),))),
         lambda name: locate(f"/v1/models/{name}"),
         lambda name: locate(f"/{name}/v1/chat/completions"),
-        lambda name: LEARNED.learn("chat", [Change("drop", f"metadata.a{name}", "a reason")]),
+        lambda name: LEARNED.learn("", "Bearer k", "m", "chat", places_of([Change("drop", f"metadata.a{name}", "a reason")])),
+        lambda name: LEARNED.learn("", "Bearer k", name, "chat", [("metadata", "a")]),
+        lambda name: LEARNED.learn("", f"Bearer {name}", "m", "chat", [("metadata", "a")]),
     ],
-    ids=["header", "header-to", "header-reason", "header-many", "log", "path", "odd-path", "learned"],
+    ids=("header header-to header-reason header-many log path odd-path learned-place learned-model learned-caller".split()),
 )
 def test_a_long_name_is_gone_when_the_request_is(use: Callable[[str], object]) -> None:
     """After 60 names of 1 MB less than one of them is held."""

@@ -499,7 +499,7 @@ def test_a_deadline_that_is_not_reached_changes_nothing(hurried: Gunicorn, upstr
     end = time.monotonic() + 0.8
     while time.monotonic() < end:
         upstream.script = sse(events, gap=0.01)
-        assert ask(hurried.port, "POST", CHAT, BODY).body == b"".join(events)
+        assert ask(hurried.port, "POST", CHAT, BODY, [("Authorization", "Bearer k")]).body == b"".join(events)
         time.sleep(0.1)
     assert upstream.accepted == 1
 

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import http.client
 from collections.abc import Iterator
 
 import pytest
 import requests
-import urllib3
 from werkzeug.test import Client
 
 from app import create_app
 from mistral_filter.proxy.settings import Settings
 from mistral_filter.proxy.upstream import Reply, Upstream
-from mistral_filter.watch import Watch
+from mistral_filter.proxy.upstream.wire import Broken, Malformed
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
 RAISED = [
     requests.ConnectionError("https://host/?key=canary"),
     requests.exceptions.ChunkedEncodingError("canary"),
-    urllib3.exceptions.ProtocolError("canary"),
-    urllib3.exceptions.ReadTimeoutError(None, "canary", "canary"),  # type: ignore[arg-type]
-    http.client.IncompleteRead(b"canary"),
+    Broken(),
+    Malformed("canary"),
     OSError("canary"),
+    TimeoutError("canary"),
     RuntimeError("canary"),
     RecursionError("canary"),
     MemoryError("canary"),
@@ -51,16 +49,14 @@ def test_before_the_head_it_is_json(error: Exception, monkeypatch: pytest.Monkey
 
 
 class Breaks:
-    """An answer of urllib3's that breaks after its first piece."""
-
-    connection = None
+    """A body that breaks after its first piece."""
 
     def __init__(self, first: list[bytes], error: Exception) -> None:
         self._next = iter(first)
         self._error = error
         self.closed = False
 
-    def read1(self, *_: object, **__: object) -> bytes:
+    def read(self, seconds: float | None = None) -> bytes:
         for piece in self._next:
             return piece
         raise self._error
@@ -83,13 +79,12 @@ def pieces(answer: Iterator[bytes]) -> tuple[bytes, BaseException | None]:
 @pytest.mark.parametrize("error", RAISED, ids=name)
 def test_within_a_stream_it_is_seen(error: Exception, first: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     """Raised while the stream is read: the server is told to break off, and the upstream is let go."""
-    raw = Breaks(first, error)
-    headers = [("Content-Type", "text/event-stream")]
-    reply = Reply(200, "OK", headers, raw, None, Watch(None), 600)  # type: ignore[arg-type]
+    body = Breaks(first, error)
+    reply = Reply(200, "OK", [("Content-Type", "text/event-stream")], None, body)  # type: ignore[arg-type]
     monkeypatch.setattr(Upstream, "send", lambda *_, **__: reply)
     answer = Client(create_app(Settings())).post("/v1/chat/completions", json=BODY, buffered=False)
     got, raised = pieces(iter(answer.response))
     assert raised is not None
     assert b"canary" not in got
     answer.close()
-    assert raw.closed
+    assert body.closed

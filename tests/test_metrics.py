@@ -17,7 +17,7 @@ from werkzeug.test import Client
 
 from mistral_filter.changes import Change
 from mistral_filter.errors import CODES
-from mistral_filter.proxy.call import Calls
+from mistral_filter.proxy.call import Calls, call_of
 from mistral_filter.proxy.logs import Record, RequestLog
 from mistral_filter.proxy.metrics import OUTCOMES, create_metrics
 
@@ -97,7 +97,7 @@ def test_no_caller_makes_them_grow() -> None:
     observe, render = create_metrics()
 
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-        environ["mistral_filter.outcome"] = environ["HTTP_X"]
+        call_of(environ).outcome = environ["HTTP_X"]
         start_response("404 Not Found", [("X-Request-Id", environ["HTTP_X"])])
         return [b""]
 

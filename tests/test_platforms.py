@@ -196,7 +196,7 @@ def test_a_path_outside_of_the_mount_is_the_clients_mistake(conf: Callable[..., 
     from gunicorn.http.errors import InvalidRequestLine
 
     def request(path: str) -> Any:
-        return SimpleNamespace(headers=[("HOST", "x")], version=(1, 1), uri=path, path=path)
+        return SimpleNamespace(headers=[("HOST", "x")], version=(1, 1), uri=path, path=path, force_close=lambda: None)
 
     check = conf(SCRIPT_NAME="/ai")["pre_request"]
     check(None, request("/ai/v1/models"))

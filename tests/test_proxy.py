@@ -1098,7 +1098,8 @@ def test_an_ambiguous_or_empty_key_is_refused(
 def tagged(tag: int, *, extra: str = "", version: str = "1.1", stream: bool = False) -> bytes:
     """A chat request whose model is a number."""
     body = json.dumps(chat(model=str(tag), stream=stream)).encode()
-    return f"POST {CHAT} HTTP/{version}\r\nHost: x\r\n{extra}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    head = f"POST {CHAT} HTTP/{version}\r\nHost: x\r\nAuthorization: Bearer k\r\n{extra}Content-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
 
 
 def tag_of(response: Response) -> object:

@@ -119,7 +119,7 @@ def pre_request(_worker: Any, req: Any) -> None:
     # a path outside of the mount point would be a 500
     if not _TARGET.match(req.uri) or not req.path.startswith(settings.script_name()):
         raise InvalidRequestLine("target")
-    close_connection.set(getattr(req, "force_close", None))
+    close_connection.set(req.force_close)
 
 
 def post_request(_worker: Any, _req: Any, _environ: Any, _resp: Any) -> None:

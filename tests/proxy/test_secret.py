@@ -369,13 +369,15 @@ def test_mixed_depths_of_escapes_do_not_come_down(data: st.DataObject) -> None:
     assert not [text for text in strings(json.loads(out)) if key in text]
 
 
+HEX = re.compile(r"[0-9a-fA-F]+")
+"""A key that can begin within the digits of an escape, where it is masked although a reader would not see it."""
 CODE = re.compile(r"\\+(?:u00([0-9a-fA-F]{2})|(/))")
 
 
 @given(st.data())
 def test_what_does_not_hold_the_key_is_unchanged(data: st.DataObject) -> None:
     """Bytes that nearly hold the key, pieces of it and of escapes, come down as they are in whatever cuts."""
-    key = data.draw(KEYS.filter(lambda key: "u0" not in key), "key")
+    key = data.draw(KEYS.filter(lambda key: "u0" not in key and not HEX.fullmatch(key)), "key")
     codes = [f"\\u{ord(letter):04x}" for letter in key]
     crumbs = ["\\", "\\u", "\\u00", codes[0], "".join(codes[:-1]), key[0], key[:-1], key[1:], '"', "\n\n", " ", "é"]
     text = "".join(data.draw(st.lists(st.sampled_from(crumbs), max_size=20)))

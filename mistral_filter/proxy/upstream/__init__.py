@@ -166,6 +166,8 @@ class Reply(NamedTuple):
                 try:
                     piece = body.read(heartbeat)
                 except TimeoutError:
+                    if heartbeat is None:
+                        raise
                     yield b""
                     continue
                 if not piece:
