@@ -4,6 +4,7 @@ MistralFilterError
 ├── BadRequest                  400
 │   ├── InvalidJSON             the body does not parse
 │   │   └── TooDeep             it nests deeper than MAX_DEPTH
+│   ├── TooComplex              it has more parts than the filter opens
 │   └── Refused                 no translation exists, or strict mode would lose something
 ├── Unauthorized                401
 ├── NotFound                    404
@@ -41,6 +42,7 @@ __all__ = [
     "NotFound",
     "Overloaded",
     "Refused",
+    "TooComplex",
     "TooDeep",
     "Unauthorized",
     "UnsupportedEncoding",
@@ -115,6 +117,12 @@ class TooDeep(InvalidJSON):
 
     def __init__(self, message: str = f"Invalid JSON: a value nests deeper than {MAX_DEPTH} levels.") -> None:
         super().__init__(message)
+
+
+class TooComplex(BadRequest):
+    """The body has more parts than the filter opens in one request."""
+
+    code = "too_complex"
 
 
 class Refused(BadRequest):

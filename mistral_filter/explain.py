@@ -45,7 +45,7 @@ def explain(body: bytes, endpoint: str, **options: Any) -> Explanation:
     """Filters *body* as ``filter_body`` would with *options*, and tells the outcome instead of raising."""
     before = body.removeprefix(BOM)
     try:
-        after, changes = filter_body(body, endpoint, **options)
+        filtered = filter_body(body, endpoint, **options)
     except MistralFilterError as error:
         return Explanation(endpoint, before, None, (), error)
-    return Explanation(endpoint, before, after, changes, None)
+    return Explanation(endpoint, before, filtered.body, filtered.changes, None)

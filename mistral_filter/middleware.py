@@ -7,8 +7,8 @@
     application = MistralFilter(application)
 
 Every other request passes untouched. The wrapped application finds the changes as ``environ["mistral_filter.changes"]``
-(a tuple of Change), the endpoint's name as ``environ["mistral_filter.endpoint"]`` and whether nothing may be lost as
-``environ["mistral_filter.strict"]``; the client finds the changes in the response header ``Mistral-Filter-Changes``.
+(a tuple of Change), the endpoint's name as ``environ["mistral_filter.endpoint"]``, what the request asks for as
+``environ["mistral_filter.facts"]`` (Facts) and whether nothing may be lost as ``environ["mistral_filter.strict"]``; the client finds the changes in the response header ``Mistral-Filter-Changes``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from mistral_filter.changes import HEADER, as_header
 from mistral_filter.errors import BadRequest, BodyTimeout, BodyTooLarge, MistralFilterError, NotFound, UnsupportedEncoding
+from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS
 from mistral_filter.filtering import filter_body
 from mistral_filter.paths import locate
 from mistral_filter.watch import Watch, watching
@@ -51,10 +52,10 @@ class MistralFilter:
 
     The keyword arguments *fields*, *allow*, *drop*, *translate*, *bridge* and *strict* are those of ``filter_body``.
     *max_body* is in bytes, *body_timeout* in seconds (it needs gunicorn's socket). *routes* names paths of the application's
-    own, ``{"/my/chat": "chat"}``. *prefixes* are the places below which Mistral's paths are looked for: ``("", "/ai")`` is the
-    root and ``/ai``, ``()`` is *routes* only.
+    own, ``{"/my/chat": "chat"}``; each is matched with and without a slash at its end. *prefixes* are the places below which
+    Mistral's paths are looked for: ``("", "/ai")`` is the root and ``/ai``, ``()`` is *routes* only.
 
-    Raises KeyError for an unknown list or endpoint, ValueError for a prefix that is not ``""`` or ``/name``.
+    Raises ValueError for an unknown list or endpoint, and for a prefix that is not ``""`` or ``/name``.
     """
 
     def __init__(
@@ -76,13 +77,17 @@ class MistralFilter:
         self._strict = strict
         self._max_body = max_body
         self._body_timeout = body_timeout
-        self._routes = dict(routes or {})
+        self._routes = {path.rstrip("/"): endpoint for path, endpoint in (routes or {}).items()}
         self._prefixes = tuple(prefixes)
         self._filter = partial(
             filter_body, fields=fields, allow=tuple(allow), drop=tuple(drop), translate=translate, bridge=bridge
         )
-        for endpoint in ("chat", *self._routes.values()):
-            self._filter(b"{}", endpoint)  # an unknown name stops the start, not a request
+        # an unknown name stops the start, not a request
+        if fields not in CHAT_FIELDS:
+            raise ValueError(f"fields={fields!r}: there is no such list; the lists are {', '.join(CHAT_FIELDS)}")
+        for path, endpoint in (routes or {}).items():
+            if endpoint not in ENDPOINTS:
+                raise ValueError(f"routes: {path!r} means {endpoint!r}; the endpoints are {', '.join(ENDPOINTS)}")
         for prefix in self._prefixes:
             if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
                 raise ValueError(f'prefix {prefix!r}: write "" for the root, or "/name" without a slash at the end')
@@ -92,7 +97,7 @@ class MistralFilter:
         if environ["REQUEST_METHOD"] != "POST":
             return self.app(environ, start_response)
         path = environ.get("PATH_INFO", "")
-        endpoint = self._routes.get(path)
+        endpoint = self._routes.get(path.rstrip("/"))
         if endpoint is None:
             target = locate(path, self._prefixes)
             if target is None or target.endpoint is None:
@@ -103,17 +108,18 @@ class MistralFilter:
             endpoint = target.endpoint
         strict = self._strict or wants_strict(environ)
         try:
-            body, changes = self._filter(read_body(environ, self._max_body, self._body_timeout), endpoint, strict=strict)
+            filtered = self._filter(read_body(environ, self._max_body, self._body_timeout), endpoint, strict=strict)
         except MistralFilterError as error:
             return self.refuse(error, environ, start_response)
         except Exception as error:  # a defect of ours: nothing unfiltered goes on, and the client gets an answer
             _log.error("filtering failed: %s", type(error).__name__)
             return self.refuse(MistralFilterError("The request could not be filtered."), environ, start_response)
-        replace_body(environ, body)
+        replace_body(environ, filtered.body)
         environ["mistral_filter.endpoint"] = endpoint
         environ["mistral_filter.strict"] = strict
+        environ["mistral_filter.facts"] = filtered.facts
         # another filter may stand in front
-        environ["mistral_filter.changes"] = (*environ.get("mistral_filter.changes", ()), *changes)
+        environ["mistral_filter.changes"] = (*environ.get("mistral_filter.changes", ()), *filtered.changes)
 
         def start_with_changes(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
             # read again here: what the application changed in its turn is reported with the rest

@@ -15,7 +15,8 @@ import msgspec
 
 from mistral_filter.changes import Change
 from mistral_filter.fields import ENDPOINTS, Array, Node, Object, Tagged
-from mistral_filter.rawjson import as_array, as_object, as_text, encode, parse_with_surrogates
+from mistral_filter.parsing import parse_with_surrogates
+from mistral_filter.rawjson import as_array, as_object, as_text, encode
 from mistral_filter.surrogates import Surrogates
 
 __all__ = ["Learned", "forbidden", "without"]

@@ -219,6 +219,7 @@ def test_the_errors_are_exactly_these() -> None:
         "NotFound",
         "Overloaded",
         "Refused",
+        "TooComplex",
         "TooDeep",
         "Unauthorized",
         "UnsupportedEncoding",

@@ -57,7 +57,7 @@ def test_the_bodies_keep_their_bytes() -> None:
 def test_it_explains_what_the_filter_does(options: dict[str, Any]) -> None:
     """With the same options it is the same function."""
     explanation = explain(BAD, "chat", **options)
-    assert (explanation.after, explanation.changes) == filter_body(BAD, "chat", **options)
+    assert (explanation.after, explanation.changes) == filter_body(BAD, "chat", **options)[:2]
 
 
 @pytest.mark.parametrize(

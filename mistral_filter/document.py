@@ -1,0 +1,340 @@
+"""JSON that is opened on demand, and that cannot be edited without saying why.
+
+A part is an object or a list of the request. It is opened when a rule looks into it: its members are then ``msgspec.Raw``,
+bytes that nobody has read, until they are opened in their turn. A part knows where in the request it stood. Every edit is noted
+as a Change and marks the part and all that hold it as edited; what is never edited is written as the bytes it came in.
+
+Opening and noting are paid for from one budget, so the work on one body is bounded whatever the body is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from mistral_filter.changes import Action, Change, Loss
+from mistral_filter.errors import MAX_DEPTH, TooComplex
+from mistral_filter.parsing import check_depth, has_more_members, has_more_values, may_be_deep
+from mistral_filter.rawjson import NULL, Node, as_number, as_text
+
+__all__ = ["BUDGET", "GONE", "REPEATED", "Array", "Document", "Object", "Part", "encode"]
+
+BUDGET = 400_000
+"""What one body may cost: 1 for each member that is opened, _PART for each object or list, _CHANGE for each change."""
+_PART, _CHANGE = 3, 4
+
+_CROWDED = 50_000
+"""Commas outside strings. In a body with more of them the members of a part are counted before it is opened."""
+
+GONE = object()
+"""In a list: an item that has been left out. It keeps its place, so that the others keep theirs."""
+
+REPEATED = "the key is repeated: the last one counts"
+
+_decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_array = msgspec.json.Decoder(list[Raw]).decode
+
+
+class Part:
+    """An opened object or list. *step* is its key or index in *parent*, as it came; *raw* its bytes, None for a new one."""
+
+    __slots__ = ("_path", "document", "edited", "parent", "raw", "step")
+
+    def __init__(
+        self, document: Document, raw: Raw | None, parent: Part | None = None, step: str | int = "", path: str | None = None
+    ) -> None:
+        self.document = document
+        self.raw = raw
+        self.parent = parent
+        self.step = step
+        self.edited = raw is None
+        self._path = path
+
+    @property
+    def path(self) -> str:
+        """Where the part stood in the request as it came: ``messages[0].content``; "" for the request itself."""
+        if self._path is None:
+            self._path = "" if self.parent is None else self.parent.at(self.step)
+        return self._path
+
+    def at(self, step: str | int) -> str:
+        """The path of the member under the key or index *step*."""
+        raise NotImplementedError
+
+    def note(self, action: Action, path: str, reason: str, loss: Loss = "none", to: str | None = None) -> None:
+        """Notes an edit of this part, which is written anew from now on. The edits below call it; a rule seldom has to."""
+        self.document.note(action, path, reason, loss, to)
+        part: Part | None = self
+        while part is not None and not part.edited:
+            part.edited = True
+            part = part.parent
+
+    def _open(self, value: Any, step: str | int) -> Part | None:
+        """The *value* under *step* as a part of this one; None for a value that is no object and no list."""
+        if type(value) is not Raw:
+            if isinstance(value, Part):
+                return value
+            return self.document.new(value, self, step) if isinstance(value, (dict, list)) else None
+        kind = memoryview(value)[0]
+        if kind == 0x7B:
+            return self.document.open_object(value, self, step)
+        return self.document.open_array(value, self, step) if kind == 0x5B else None
+
+
+class Object(Part):
+    """A JSON object. Its ``fields`` may be read directly; whatever changes them goes through a method with a reason."""
+
+    __slots__ = ("fields",)
+
+    fields: Node
+
+    def at(self, step: str | int) -> str:
+        """The path of the member under the key *step*."""
+        path = self.path
+        return f"{path}.{step}" if path else str(step)
+
+    def part(self, key: str) -> Part | None:
+        """The object or list under *key*, opened; None: neither is there."""
+        value = self.fields.get(key)
+        part = self._open(value, key)
+        if part is not None and part is not value:
+            self.fields[key] = part
+        return part
+
+    def object(self, key: str) -> Object | None:
+        """The object under *key*, opened; None: there is none."""
+        value = self.fields.get(key)
+        if type(value) is Raw and memoryview(value)[0] != 0x7B:
+            return None
+        part = self.part(key)
+        return part if type(part) is Object else None
+
+    def array(self, key: str) -> Array | None:
+        """The list under *key*, opened; None: there is none."""
+        value = self.fields.get(key)
+        if type(value) is Raw and memoryview(value)[0] != 0x5B:
+            return None
+        part = self.part(key)
+        return part if type(part) is Array else None
+
+    def text(self, key: str) -> str | None:
+        """The string under *key*; None: there is none."""
+        return as_text(self.fields.get(key))
+
+    def number(self, key: str) -> int | float | None:
+        """The number under *key*; None: there is none."""
+        return as_number(self.fields.get(key))
+
+    def has(self, key: str) -> bool:
+        """Whether anything but null is under *key*."""
+        return bool(self.fields.get(key, NULL) != NULL)
+
+    def drop(self, key: str, reason: str, loss: Loss = "none") -> Any:
+        """Leaves *key* out; returns what was there."""
+        self.note("drop", self.at(key), reason, loss)
+        return self.fields.pop(key)
+
+    def set(self, key: str, value: Any, reason: str, loss: Loss = "none", *, to: str | None = None) -> None:
+        """Puts another *value* under *key*."""
+        self.note("set", self.at(key), reason, loss, to)
+        self.fields[key] = value
+
+    def insert(self, key: str, value: Any, reason: str, loss: Loss = "none") -> None:
+        """Puts a *value* under *key*, where nothing was, or null."""
+        self.note("insert", self.at(key), reason, loss)
+        self.fields[key] = value
+
+    def rename(self, key: str, to: str, reason: str, loss: Loss = "none") -> None:
+        """Moves what is under *key* to the key *to*."""
+        self.note("rename", self.at(key), reason, loss, to)
+        self.fields[to] = self.fields.pop(key)
+
+    def become(self, fields: Node, action: Action, path: str, reason: str, loss: Loss = "none", *, to: str) -> None:
+        """Holds *fields* from now on; the change is reported at *path*. What goes with the old ones has been noted."""
+        self.note(action, path, reason, loss, to)
+        self.fields = fields
+
+
+class Array(Part):
+    """A JSON list. An item that is left out becomes GONE; ``first`` is what has been put before all ``items``."""
+
+    __slots__ = ("first", "items")
+
+    items: list[Any]
+    first: list[Any]
+
+    def at(self, step: str | int) -> str:
+        """The path of the item number *step*."""
+        return f"{self.path}[{step}]"
+
+    def part(self, index: int) -> Part | None:
+        """The object or list at *index*, opened; None: neither is there."""
+        value = self.items[index]
+        part = self._open(value, index)
+        if part is not None and part is not value:
+            self.items[index] = part
+        return part
+
+    def parts(self) -> Iterator[Part]:
+        """The objects and lists among the items, opened one by one."""
+        for index in range(len(self.items)):
+            part = self.part(index)
+            if part is not None:
+                yield part
+
+    def objects(self) -> Iterator[Object]:
+        """The objects among the items, opened one by one."""
+        return (part for part in self.parts() if type(part) is Object)
+
+    def drop(self, index: int, reason: str, loss: Loss = "none") -> None:
+        """Leaves the item at *index* out."""
+        item = self.items[index]
+        self.note("drop", item.path if isinstance(item, Part) else self.at(index), reason, loss)
+        self.items[index] = GONE
+
+    def take(self, index: int, reason: str, loss: Loss, to: str) -> None:
+        """Takes the item at *index* away; it will stand elsewhere, as *to* says."""
+        self.note("move", self.at(index), reason, loss, to)
+        self.items[index] = GONE
+
+    def is_empty(self) -> bool:
+        """Whether the list holds nothing, or nothing any more."""
+        return not self.first and all(item is GONE for item in self.items)
+
+    def close(self, index: int) -> Any:
+        """The item at *index* as it will be written; no rule opens it again. A small one becomes bytes: parts take memory."""
+        item = self.items[index]
+        if isinstance(item, Part):
+            if not item.edited:
+                item = item.raw
+            elif item.raw is not None and len(item.raw) < _SMALL:
+                item = Raw(encode(item))
+            self.items[index] = item
+        return item
+
+
+_SMALL = 65536
+
+
+class Document:
+    """One request body: its top level, what has been changed, and what is left of the budget."""
+
+    __slots__ = ("_deep", "_left", "_unopened", "changes", "crowded", "root")
+
+    def __init__(self, fields: Node, body: bytes) -> None:
+        """*fields* is the top level of *body*, which is valid JSON. Raises TooComplex for more than BUDGET members."""
+        self.changes: list[Change] = []
+        self._left = BUDGET
+        self.crowded = has_more_values(body, _CROWDED)
+        self._deep = may_be_deep(body)
+        self._unopened: dict[int, Raw] = {}
+        self.root = Object(self, Raw(body))
+        self.root.fields = fields
+        self._account(self.root, fields.values())
+        self._report_repeated(self.root)
+
+    def note(self, action: Action, path: str, reason: str, loss: Loss = "none", to: str | None = None) -> None:
+        """Notes a change that is no edit of one part. Raises TooComplex when the budget is spent."""
+        self._left -= _CHANGE
+        if self._left < 0:
+            raise self._too_complex(path)
+        self.changes.append(Change(action, path, reason, loss, to))
+
+    def open_object(self, raw: Raw, parent: Part | None, step: str | int) -> Object:
+        """The object *raw* as a part of *parent*; a key that is repeated in it is noted. Raises TooComplex."""
+        part = Object(self, raw, parent, step)
+        if self.crowded and has_more_members(raw, self._left):
+            raise self._too_complex(part.path)
+        part.fields = _decode_object(raw)
+        self._account(part, part.fields.values())
+        self._report_repeated(part)
+        return part
+
+    def open_array(self, raw: Raw, parent: Part | None, step: str | int) -> Array:
+        """The list *raw* as a part of *parent*. Raises TooComplex."""
+        part = Array(self, raw, parent, step)
+        if self.crowded and has_more_members(raw, self._left):
+            raise self._too_complex(part.path)
+        part.items, part.first = _decode_array(raw), []
+        self._account(part, part.items)
+        return part
+
+    def new(self, value: Node | list[Any], parent: Part | None, step: str | int, path: str | None = None) -> Part:
+        """A part made of *value*, which is no value of the request's; *path*: where its content came from, if elsewhere."""
+        if isinstance(value, dict):
+            made = Object(self, None, parent, step, path)
+            made.fields = value
+            return made
+        array = Array(self, None, parent, step, path)
+        array.items, array.first = value, []
+        return array
+
+    def finish(self) -> None:
+        """Raises TooDeep when anything that was never opened nests too deep."""
+        for raw in self._unopened.values():
+            check_depth(raw)
+
+    def _account(self, part: Part, members: Collection[Any]) -> None:
+        self._left -= len(members) + _PART
+        if self._left < 0:
+            raise self._too_complex(part.path)
+        if self._deep:
+            self._unopened.pop(id(part.raw), None)
+            for value in members:
+                if len(value) > 2 * MAX_DEPTH and memoryview(value)[0] in b"[{":
+                    self._unopened[id(value)] = value
+
+    def _report_repeated(self, part: Object) -> None:
+        # as long as it is without white space and without a second value for any key: then there is neither
+        fields, raw = part.fields, part.raw
+        compact = sum(map(len, fields)) + sum(map(len, fields.values())) + 4 * len(fields) + 1
+        if raw is None or len(raw) == compact or not fields or _is_spaced_as_python_does(raw, fields, compact):
+            return
+        for name, count in Counter(key.text for key in _decode_keys(raw)).items():
+            if count > 1:
+                part.note("drop", part.at(name), REPEATED)
+
+    def _too_complex(self, path: str) -> TooComplex:
+        name = path.partition("[")[0].partition(".")[0]
+        where = f"most of them in {name}. Send fewer {name}, or smaller ones" if name.isidentifier() else "Send fewer fields"
+        return TooComplex(f"The request has more parts than are translated in one request, {where}.", param=name or None)
+
+
+class _Key:
+    """A key that equals no other, so that a repeated one is seen twice."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+_decode_keys = msgspec.json.Decoder(dict[_Key, Raw], dec_hook=lambda _, text: _Key(text)).decode
+
+
+def _is_spaced_as_python_does(raw: Raw, fields: Node, compact: int) -> bool:
+    """Whether *raw* is what ``json.dumps`` writes by default for the values *fields* and nothing more."""
+    if len(raw) != compact + 2 * len(fields) - 1:
+        return False
+    written = b", ".join([b'"%b": %b' % (key.encode(), value) for key, value in fields.items()])
+    return b"{%b}" % written == raw
+
+
+def _written(part: Any) -> Any:
+    """A part as the encoder is to write it."""
+    if not isinstance(part, Part):
+        raise TypeError(f"{type(part).__name__} is no JSON")
+    if not part.edited:
+        return part.raw
+    if isinstance(part, Object):
+        return part.fields
+    assert isinstance(part, Array)
+    return [*part.first, *(item for item in part.items if item is not GONE)]
+
+
+encode = msgspec.json.Encoder(enc_hook=_written).encode
+"""JSON of a value that may hold parts."""

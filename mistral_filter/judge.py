@@ -1,0 +1,122 @@
+"""The judgement by the lists: what the tables of ``mistral_filter.fields`` do not accept is left out, and noted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+
+from mistral_filter import fields
+from mistral_filter.dialect.values import UNKNOWN, note_drop, repair_value
+from mistral_filter.document import GONE, Array, Object, Part
+from mistral_filter.rawjson import NULL
+
+__all__ = ["LEARNT", "Judge", "Place"]
+
+Place = tuple[str, ...]
+"""Where a field stands: its keys from the top of a body, ``"*"`` for every item of a list: ``("messages", "*", "name")``."""
+
+LEARNT = "Mistral refused the field before (422 extra_forbidden)"
+
+_NEVER_LEFT_OUT = (("role",), ("content",))
+"""Of a message: without it the request is another one. (At the top: what the endpoint requires.)"""
+
+
+class Judge:
+    """Walks a body along its table. *repair*: values that Mistral refuses are mended too. *leave_out*: see ``filter_body``."""
+
+    def __init__(self, *, repair: bool, leave_out: Iterable[Place] = ()) -> None:
+        self._repair = repair
+        self.conversation: Callable[[Array], None] = self._each_message
+        """What is done with the list of messages; a translator judges each message when it is translated."""
+        self._leave_out = tuple(leave_out)
+        self._of_messages: list[Place] = []
+
+    def top(self, root: Object, table: fields.Object, left_out: Mapping[str, str]) -> None:
+        """Judges the whole body. *left_out*: why a name that the API knows is not in *table*."""
+        elsewhere = [place for place in self._leave_out if place[1:] or place[0] not in table.required]
+        if elsewhere:
+            below = [place for place in elsewhere if table.fields.get(place[0]) is fields.MESSAGES and place[1:2] == ("*",)]
+            self._of_messages = [place[2:] for place in below if place[2:] and place[2:] not in _NEVER_LEFT_OUT]
+            elsewhere = [place for place in elsewhere if place not in below]
+        self.object(root, table, left_out)
+        for place in elsewhere:
+            _leave_out(root, place)
+
+    def object(self, part: Object, table: fields.Object, left_out: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Judges an object by its *table*."""
+        gone = []
+        for name, value in part.fields.items():
+            known = table.fields.get(name)
+            if known is fields.KEEP:
+                continue
+            if known is None:
+                note_drop(part, name, value, left_out.get(name, UNKNOWN))
+                gone.append(name)
+            elif value == NULL:
+                if self._repair and not isinstance(known, fields.Tagged) and not known.null and name not in table.required:
+                    part.note("drop", part.at(name), "Mistral refuses null here")
+                    gone.append(name)
+            elif type(known) is not fields.Value:
+                self._inside(part, name, known)
+            elif self._repair and known is not fields.SET and (repair := repair_value(name, value, known)):
+                if repair.value is GONE:
+                    part.note("drop", part.at(name), repair.reason, repair.loss)
+                    gone.append(name)
+                else:
+                    part.set(name, repair.value, repair.reason, repair.loss)
+        for name in gone:
+            del part.fields[name]
+
+    def one(self, part: Object, known: fields.Node) -> None:
+        """Judges an object by a table for objects; one of an unknown kind is left to the API."""
+        if isinstance(known, fields.Tagged):
+            variant = known.variants.get(part.text(known.by) or "")
+            if variant is not None:
+                self.object(part, variant)
+        elif isinstance(known, fields.Object):
+            self.object(part, known)
+
+    def message(self, message: Object) -> None:
+        """Judges one message by its role."""
+        self.one(message, fields.MESSAGES.items)
+        for place in self._of_messages:
+            _leave_out(message, place)
+
+    def _inside(self, part: Object, name: str, known: fields.Node) -> None:
+        child = part.part(name)
+        if isinstance(child, Array):
+            if known is fields.MESSAGES:
+                self.conversation(child)
+            else:
+                # a list where one object stands: its items are judged as that object (an image, an input, …)
+                self._items(child, known.items if isinstance(known, fields.Array) else known)
+        elif isinstance(child, Object) and not isinstance(known, fields.Array):
+            self.one(child, known)
+
+    def _items(self, array: Array, known: fields.Node, *, inner: bool = False) -> None:
+        for item in array.parts():
+            if isinstance(item, Object):
+                self.one(item, known)
+            elif isinstance(item, Array) and not inner:
+                self._items(item, known, inner=True)
+
+    def _each_message(self, messages: Array, *, inner: bool = False) -> None:
+        for index in range(len(messages.items)):
+            message = messages.part(index)
+            if isinstance(message, Object):
+                self.message(message)
+            elif isinstance(message, Array) and not inner:  # several conversations
+                self._each_message(message, inner=True)
+            messages.close(index)
+
+
+def _leave_out(part: Part, place: Place) -> None:
+    step, rest = place[0], place[1:]
+    if isinstance(part, Array):
+        for item in part.parts() if step == "*" and rest else ():
+            _leave_out(item, rest)
+    elif isinstance(part, Object) and step in part.fields:
+        if not rest:
+            part.drop(step, LEARNT, "lost")
+        elif (child := part.part(step)) is not None:
+            _leave_out(child, rest)
