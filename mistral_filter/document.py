@@ -18,7 +18,7 @@ from msgspec import Raw
 
 from mistral_filter.changes import Action, Change, Loss
 from mistral_filter.errors import MAX_DEPTH, TooComplex
-from mistral_filter.parsing import check_depth, has_more_members, has_more_values, may_be_deep
+from mistral_filter.parsing import check_depth, has_more_members, may_be_deep
 from mistral_filter.rawjson import NULL, Node, as_number, as_text
 
 __all__ = ["BUDGET", "GONE", "REPEATED", "Array", "Document", "Object", "Part", "encode"]
@@ -27,32 +27,31 @@ BUDGET = 400_000
 """What one body may cost: 1 for each member that is opened, _PART for each object or list, _CHANGE for each change."""
 _PART, _CHANGE = 3, 4
 
-_CROWDED = 50_000
-"""Commas outside strings. In a body with more of them the members of a part are counted before it is opened."""
-
 GONE = object()
 """In a list: an item that has been left out. It keeps its place, so that the others keep theirs."""
 
 REPEATED = "the key is repeated: the last one counts"
 
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_objects = msgspec.json.Decoder(list[dict[str, Raw]]).decode
 _decode_array = msgspec.json.Decoder(list[Raw]).decode
 
 
 class Part:
-    """An opened object or list. *step* is its key or index in *parent*, as it came; *raw* its bytes, None for a new one."""
+    """An opened object or list.
+
+    *step* is its key or index in *parent*, as it came. *raw* are its bytes; None where its members as the encoder writes them are
+    those bytes, and for a new part. *path*: where it came from, if not from its place in *parent*.
+    """
 
     __slots__ = ("_path", "document", "edited", "parent", "raw", "step")
 
-    def __init__(
-        self, document: Document, raw: Raw | None, parent: Part | None = None, step: str | int = "", path: str | None = None
-    ) -> None:
-        self.document = document
-        self.raw = raw
-        self.parent = parent
-        self.step = step
-        self.edited = raw is None
-        self._path = path
+    document: Document
+    raw: Raw | None
+    parent: Part | None
+    step: str | int
+    edited: bool
+    _path: str | None
 
     @property
     def path(self) -> str:
@@ -90,7 +89,24 @@ class Object(Part):
 
     __slots__ = ("fields",)
 
-    fields: Node
+    def __init__(
+        self,
+        document: Document,
+        raw: Raw | None,
+        parent: Part | None,
+        step: str | int,
+        fields: Node,
+        path: str | None = None,
+        *,
+        edited: bool = False,
+    ) -> None:
+        self.document = document
+        self.raw = raw
+        self.parent = parent
+        self.step = step
+        self.fields = fields
+        self.edited = edited
+        self._path = path
 
     def at(self, step: str | int) -> str:
         """The path of the member under the key *step*."""
@@ -164,8 +180,25 @@ class Array(Part):
 
     __slots__ = ("first", "items")
 
-    items: list[Any]
-    first: list[Any]
+    def __init__(
+        self,
+        document: Document,
+        raw: Raw | None,
+        parent: Part | None,
+        step: str | int,
+        items: list[Any],
+        path: str | None = None,
+        *,
+        edited: bool = False,
+    ) -> None:
+        self.document = document
+        self.raw = raw
+        self.parent = parent
+        self.step = step
+        self.items = items
+        self.first: list[Any] = []
+        self.edited = edited
+        self._path = path
 
     def at(self, step: str | int) -> str:
         """The path of the item number *step*."""
@@ -174,7 +207,10 @@ class Array(Part):
     def part(self, index: int) -> Part | None:
         """The object or list at *index*, opened; None: neither is there."""
         value = self.items[index]
-        part = self._open(value, index)
+        if type(value) is dict and self.raw is not None:
+            part: Part | None = Object(self.document, None, self, index, fields=value)
+        else:
+            part = self._open(value, index)
         if part is not None and part is not value:
             self.items[index] = part
         return part
@@ -205,16 +241,14 @@ class Array(Part):
         """Whether the list holds nothing, or nothing any more."""
         return not self.first and all(item is GONE for item in self.items)
 
-    def close(self, index: int) -> Any:
-        """The item at *index* as it will be written; no rule opens it again. A small one becomes bytes: parts take memory."""
+    def close(self, index: int) -> None:
+        """No rule opens the item at *index* again. It becomes bytes, because parts take memory; but a large one stays."""
         item = self.items[index]
-        if isinstance(item, Part):
+        if isinstance(item, Part) and item.raw is not None:
             if not item.edited:
-                item = item.raw
-            elif item.raw is not None and len(item.raw) < _SMALL:
-                item = Raw(encode(item))
-            self.items[index] = item
-        return item
+                self.items[index] = item.raw
+            elif len(item.raw) < _SMALL:
+                self.items[index] = Raw(encode(item))
 
 
 _SMALL = 65536
@@ -223,19 +257,18 @@ _SMALL = 65536
 class Document:
     """One request body: its top level, what has been changed, and what is left of the budget."""
 
-    __slots__ = ("_deep", "_left", "_unopened", "changes", "crowded", "root")
+    __slots__ = ("_deep", "_large", "_left", "_unopened", "changes", "root")
 
     def __init__(self, fields: Node, body: bytes) -> None:
         """*fields* is the top level of *body*, which is valid JSON. Raises TooComplex for more than BUDGET members."""
         self.changes: list[Change] = []
         self._left = BUDGET
-        self.crowded = has_more_values(body, _CROWDED)
+        self._large = len(body) > BUDGET
         self._deep = may_be_deep(body)
         self._unopened: dict[int, Raw] = {}
-        self.root = Object(self, Raw(body))
-        self.root.fields = fields
-        self._account(self.root, fields.values())
-        self._report_repeated(self.root)
+        self.root = Object(self, Raw(body), None, "", fields)
+        self._open_members(self.root, fields.values())
+        self._note_repeated(self.root)
 
     def note(self, action: Action, path: str, reason: str, loss: Loss = "none", to: str | None = None) -> None:
         """Notes a change that is no edit of one part. Raises TooComplex when the budget is spent."""
@@ -244,42 +277,45 @@ class Document:
             raise self._too_complex(path)
         self.changes.append(Change(action, path, reason, loss, to))
 
-    def open_object(self, raw: Raw, parent: Part | None, step: str | int) -> Object:
+    def open_object(self, raw: Raw, parent: Part, step: str | int) -> Object:
         """The object *raw* as a part of *parent*; a key that is repeated in it is noted. Raises TooComplex."""
-        part = Object(self, raw, parent, step)
-        if self.crowded and has_more_members(raw, self._left):
-            raise self._too_complex(part.path)
-        part.fields = _decode_object(raw)
-        self._account(part, part.fields.values())
-        self._report_repeated(part)
+        if self._large and has_more_members(raw, self._left):
+            raise self._too_complex(parent.at(step))
+        part = Object(self, raw, parent, step, _decode_object(raw))
+        self._open_members(part, part.fields.values())
+        self._note_repeated(part)
         return part
 
-    def open_array(self, raw: Raw, parent: Part | None, step: str | int) -> Array:
+    def open_array(self, raw: Raw, parent: Part, step: str | int) -> Array:
         """The list *raw* as a part of *parent*. Raises TooComplex."""
-        part = Array(self, raw, parent, step)
-        if self.crowded and has_more_members(raw, self._left):
-            raise self._too_complex(part.path)
-        part.items, part.first = _decode_array(raw), []
-        self._account(part, part.items)
+        if self._large and has_more_members(raw, self._left):
+            raise self._too_complex(parent.at(step))
+        objects = _compact_objects(raw)
+        if objects is None:
+            part = Array(self, raw, parent, step, _decode_array(raw))
+            self._open_members(part, part.items)
+            return part
+        part = Array(self, raw, parent, step, objects)
+        self._open_members(part, [member for item in objects for member in item.values()], len(objects))
         return part
 
     def new(self, value: Node | list[Any], parent: Part | None, step: str | int, path: str | None = None) -> Part:
         """A part made of *value*, which is no value of the request's; *path*: where its content came from, if elsewhere."""
-        if isinstance(value, dict):
-            made = Object(self, None, parent, step, path)
-            made.fields = value
-            return made
-        array = Array(self, None, parent, step, path)
-        array.items, array.first = value, []
-        return array
+        kind = Object if isinstance(value, dict) else Array
+        return kind(self, None, parent, step, value, path, edited=True)  # type: ignore[arg-type]
+
+    def is_flat(self, raw: Raw) -> None:
+        """The value *raw*, which was not opened, has been seen not to nest."""
+        self._unopened.pop(id(raw), None)
 
     def finish(self) -> None:
         """Raises TooDeep when anything that was never opened nests too deep."""
         for raw in self._unopened.values():
             check_depth(raw)
 
-    def _account(self, part: Part, members: Collection[Any]) -> None:
-        self._left -= len(members) + _PART
+    def _open_members(self, part: Part, members: Collection[Any], objects: int = 0) -> None:
+        """Pays for the *members* of an opened *part*, or for those of its *objects* when they were opened with it."""
+        self._left -= len(members) + _PART + objects * (_PART + 1)
         if self._left < 0:
             raise self._too_complex(part.path)
         if self._deep:
@@ -288,13 +324,11 @@ class Document:
                 if len(value) > 2 * MAX_DEPTH and memoryview(value)[0] in b"[{":
                     self._unopened[id(value)] = value
 
-    def _report_repeated(self, part: Object) -> None:
-        # as long as it is without white space and without a second value for any key: then there is neither
-        fields, raw = part.fields, part.raw
-        compact = sum(map(len, fields)) + sum(map(len, fields.values())) + 4 * len(fields) + 1
-        if raw is None or len(raw) == compact or not fields or _is_spaced_as_python_does(raw, fields, compact):
+    def _note_repeated(self, part: Object) -> None:
+        assert part.raw is not None
+        if _has_every_value(part.raw, part.fields):
             return
-        for name, count in Counter(key.text for key in _decode_keys(raw)).items():
+        for name, count in Counter(key.text for key in _decode_keys(part.raw)).items():
             if count > 1:
                 part.note("drop", part.at(name), REPEATED)
 
@@ -316,19 +350,43 @@ class _Key:
 _decode_keys = msgspec.json.Decoder(dict[_Key, Raw], dec_hook=lambda _, text: _Key(text)).decode
 
 
-def _is_spaced_as_python_does(raw: Raw, fields: Node, compact: int) -> bool:
-    """Whether *raw* is what ``json.dumps`` writes by default for the values *fields* and nothing more."""
+def _has_every_value(raw: Raw, fields: Node) -> bool:
+    """Whether the *fields* of the object *raw* are all that it holds: no key is repeated. False may mean odd white space."""
+    if len(raw) < _SMALL:
+        compact = len(_encode(fields))
+    else:
+        compact = sum(map(len, fields)) + sum(map(len, fields.values())) + 4 * len(fields) + 1  # no copy of large values
+    if len(raw) == compact:
+        return True  # the shortest way to write the fields leaves no room for more
     if len(raw) != compact + 2 * len(fields) - 1:
         return False
-    written = b", ".join([b'"%b": %b' % (key.encode(), value) for key, value in fields.items()])
-    return b"{%b}" % written == raw
+    as_python_does = b", ".join([b'"%b": %b' % (key.encode(), value) for key, value in fields.items()])
+    return bool(Raw(b"{%b}" % as_python_does) == raw)
+
+
+def _compact_objects(raw: Raw) -> list[Node] | None:
+    """The items of the list *raw* if all are objects without white space and without repeated keys, and either small or few.
+
+    Then the encoder writes them as they came, and they need not be opened one by one.
+    """
+    if len(raw) > _SMALL and has_more_members(raw, _FEW):
+        return None
+    try:
+        objects: list[Node] = _decode_objects(raw)
+    except msgspec.ValidationError:
+        return None
+    return objects if Raw(_encode(objects)) == raw else None
+
+
+_FEW = 1000
+_encode = msgspec.json.Encoder().encode
 
 
 def _written(part: Any) -> Any:
     """A part as the encoder is to write it."""
     if not isinstance(part, Part):
         raise TypeError(f"{type(part).__name__} is no JSON")
-    if not part.edited:
+    if not part.edited and part.raw is not None:
         return part.raw
     if isinstance(part, Object):
         return part.fields

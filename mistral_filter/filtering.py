@@ -16,7 +16,7 @@ from mistral_filter.changes import Change
 from mistral_filter.dialect import request, tools
 from mistral_filter.dialect.messages import Conversation
 from mistral_filter.dialect.responses import responses_body
-from mistral_filter.document import Document, Object, encode
+from mistral_filter.document import BUDGET, Document, Object, encode
 from mistral_filter.errors import Refused, TooDeep
 from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, KEEP
 from mistral_filter.fields import Object as Table
@@ -78,7 +78,7 @@ def filter_body(
     lists = _lists(endpoint, fields, tuple(allow), tuple(drop))
     body = body.removeprefix(BOM)
     try:
-        top, hidden = parse_with_surrogates(body)
+        top, hidden = parse_with_surrogates(body, BUDGET)
         document = Document(top, hidden.body if hidden else body)
         judge = Judge(repair=translate, leave_out=leave_out)
         if translate:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
+from msgspec import Raw
+
 from mistral_filter import fields
 from mistral_filter.dialect.values import UNKNOWN, note_drop, repair_value
 from mistral_filter.document import GONE, Array, Object, Part
+from mistral_filter.plain import is_plain
 from mistral_filter.rawjson import NULL
 
 __all__ = ["LEARNT", "Judge", "Place"]
@@ -83,6 +86,10 @@ class Judge:
             _leave_out(message, place)
 
     def _inside(self, part: Object, name: str, known: fields.Node) -> None:
+        value = part.fields[name]
+        if known is fields.MESSAGES and isinstance(value, Raw) and is_plain(value):
+            part.document.is_flat(value)
+            return
         child = part.part(name)
         if isinstance(child, Array):
             if known is fields.MESSAGES:

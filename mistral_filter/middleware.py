@@ -8,7 +8,8 @@
 
 Every other request passes untouched. The wrapped application finds the changes as ``environ["mistral_filter.changes"]``
 (a tuple of Change), the endpoint's name as ``environ["mistral_filter.endpoint"]``, what the request asks for as
-``environ["mistral_filter.facts"]`` (Facts) and whether nothing may be lost as ``environ["mistral_filter.strict"]``; the client finds the changes in the response header ``Mistral-Filter-Changes``.
+``environ["mistral_filter.facts"]`` (Facts) and whether nothing may be lost as ``environ["mistral_filter.strict"]``; the
+client finds the changes in the response header ``Mistral-Filter-Changes``.
 """
 
 from __future__ import annotations

@@ -16,18 +16,20 @@ from mistral_filter.errors import MAX_DEPTH, BadRequest, InvalidJSON, TooComplex
 from mistral_filter.rawjson import Node
 from mistral_filter.surrogates import Surrogates
 
-__all__ = ["check_depth", "has_more_members", "has_more_values", "may_be_deep", "parse", "parse_with_surrogates"]
+__all__ = ["check_depth", "has_more_members", "may_be_deep", "parse", "parse_with_surrogates"]
 
 _object = msgspec.json.Decoder(dict[str, Raw]).decode
 _whole = msgspec.json.Decoder(Raw).decode
 
 
-def parse(body: bytes) -> Node:
-    """The top level of a request *body*.
+def parse(body: bytes, most: int = 1_000_000) -> Node:
+    """The top level of a request *body*, which may have *most* members.
 
     Raises InvalidJSON (what JSON.parse refuses), TooDeep, TooComplex, or BadRequest for JSON that is not an object.
     """
     _check_utf8(body)
+    if has_more_members(body, most):
+        raise _too_complex()
     try:
         return _object(body)
     except RecursionError:
@@ -49,15 +51,15 @@ def _malformed(error: msgspec.DecodeError) -> InvalidJSON:
     return InvalidJSON(f"Invalid JSON: {str(error).removeprefix('JSON is malformed: ')}.")
 
 
-def parse_with_surrogates(body: bytes) -> tuple[Node, Surrogates | None]:
+def parse_with_surrogates(body: bytes, most: int = 1_000_000) -> tuple[Node, Surrogates | None]:
     """The same for a body that may hold half an emoji; what hides it there has to restore it in whatever is encoded."""
     try:
-        return parse(body), None
+        return parse(body, most), None
     except InvalidJSON:
         hidden = Surrogates(body) if b"\\u" in body else None
         if hidden is None or not hidden.found:
             raise
-        return parse(hidden.body), hidden
+        return parse(hidden.body, most), hidden
 
 
 _UTF8_STEP = 16384
@@ -80,7 +82,6 @@ def _check_utf8(body: bytes) -> None:
 
 _STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*"?'
 _BRACKETS = re.compile(_STRING + rb"|([\[{]+)|([\]}]+)", re.DOTALL)
-_SEPARATORS = re.compile(_STRING + rb"|(,)", re.DOTALL)
 _STRUCTURE = re.compile(_STRING + rb"|(,)|([\[{]+)|([\]}]+)", re.DOTALL)
 
 _MOST_STEPS = 1_000_000
@@ -122,27 +123,15 @@ def check_depth(value: bytes | Raw) -> None:
             raise _too_complex()
 
 
-def has_more_values(data: bytes, most: int) -> bool:
-    """Whether *data* separates more than *most* values by commas, at whatever level."""
-    if len(data) <= most or data.count(b",") <= most:
-        return False
-    for match in _SEPARATORS.finditer(data):
-        if match.lastindex:
-            most -= 1
-            if most < 0:
-                return True
-    return False
-
-
-def has_more_members(value: Raw, most: int) -> bool:
-    """Whether the object or list *value*, which is valid JSON, has more than *most* members.
+def has_more_members(value: bytes | Raw, most: int) -> bool:
+    """Whether the object or list *value* has more than *most* members. Quick where its size or its commas say that it has not.
 
     Raises TooComplex when too much has to be gone through to tell.
     """
-    if len(value) <= most:
+    if len(value) <= _SMALLEST * most:
         return False
     data = bytes(value)
-    if data.count(b",") < most:
+    if not _may_have_more_commas(data, most):
         return False
     depth, members = 0, 1
     for step, match in enumerate(_STRUCTURE.finditer(data)):
@@ -158,3 +147,16 @@ def has_more_members(value: Raw, most: int) -> bool:
         if step > _MOST_STEPS:
             raise _too_complex()
     return False
+
+
+_SMALLEST = 2
+"""Bytes that a member takes at least, with its comma."""
+
+
+def _may_have_more_commas(data: bytes, most: int) -> bool:
+    at = -1
+    for _ in range(1000):  # images have few, and to look for the next one is quicker than to count
+        at = data.find(b",", at + 1)
+        if at < 0:
+            return False
+    return data.count(b",", at) + 1000 > most

@@ -5,9 +5,8 @@ The role comes first, so what becomes another role's is translated and judged as
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
-import msgspec
 from msgspec import Raw
 
 from mistral_filter.dialect.calls import Calls
@@ -16,9 +15,9 @@ from mistral_filter.document import Array, Object
 from mistral_filter.fields import CHUNKS_BY_ROLE, MESSAGES, Tagged
 from mistral_filter.fields import Array as List
 from mistral_filter.judge import Judge
-from mistral_filter.rawjson import NULL, Node, encode, first_byte
+from mistral_filter.rawjson import NULL, Node, first_byte
 
-__all__ = ["Conversation", "is_plain"]
+__all__ = ["Conversation"]
 
 _THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
 """What clients call the reasoning that an earlier answer came with."""
@@ -43,8 +42,6 @@ class Conversation:
 
     def __call__(self, messages: Array, *, inner: bool = False) -> None:
         """Translates *messages* in place; a list among them is a conversation of its own, if that is not *inner* already."""
-        if messages.raw is not None and not messages.document.crowded and is_plain(messages.raw):
-            return
         order = _Order(messages, ordered=self._ordered, bridge=self._bridge)
         calls = Calls()
         for index in range(len(messages.items)):
@@ -220,44 +217,3 @@ def _is_empty(message: Object) -> bool:
 def _has_calls(message: Object) -> bool:
     calls = message.array("tool_calls")
     return calls is not None and not calls.is_empty()
-
-
-# ------------------------------------------------------------------------------------------------------------ plain messages
-
-
-class _Plain(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A message that is a role and a text and nothing else."""
-
-    role: Literal["system", "user", "assistant"]
-    content: Raw
-
-
-_decode_plain = msgspec.json.Decoder(list[_Plain]).decode
-
-
-def is_plain(raw: Raw) -> bool:
-    """Whether *raw* is a conversation as nearly all begin: roles and texts in an order that every API takes, a user's last.
-
-    Nothing in it is changed (the tests compare it with the long way), and it costs a third of looking at the messages one by
-    one. False may mean anything.
-    """
-    try:
-        messages = _decode_plain(raw)
-    except msgspec.ValidationError:
-        return False
-    before = ""
-    for message in messages:
-        content, role = message.content, message.role
-        if memoryview(content)[0] != 0x22 or len(content) < 3 or (role == "system" and before == "assistant"):
-            return False
-        before = role
-    if before != "user":
-        return False
-    # as long as without white space, or as json.dumps writes it: then no key is repeated
-    compact = encode(messages)
-    if len(compact) == len(raw):
-        return True
-    if len(raw) != len(compact) + 4 * len(messages) - 1:
-        return False
-    spaced = [b'{"role": "%b", "content": %b}' % (message.role.encode(), message.content) for message in messages]
-    return b"[%b]" % b", ".join(spaced) == raw
