@@ -21,7 +21,7 @@ from mistral_filter.errors import MAX_DEPTH, TooComplex
 from mistral_filter.parsing import check_depth, has_more_members, may_be_deep
 from mistral_filter.rawjson import NULL, Node, as_number, as_text
 
-__all__ = ["BUDGET", "GONE", "REPEATED", "Array", "Document", "Object", "Part", "encode"]
+__all__ = ["BUDGET", "GONE", "REPEATED", "Array", "Document", "Object", "Part", "Place", "encode"]
 
 BUDGET = 400_000
 """What one body may cost: 1 for each member that is opened, _PART for each object or list, _CHANGE for each change."""
@@ -37,51 +37,75 @@ _decode_objects = msgspec.json.Decoder(list[dict[str, Raw]]).decode
 _decode_array = msgspec.json.Decoder(list[Raw]).decode
 
 
-class Part:
-    """An opened object or list.
+class Place:
+    """Where a part stood in the request as it came, and whether anything there or below has been edited.
 
-    *step* is its key or index in *parent*, as it came. *raw* are its bytes; None where its members as the encoder writes them are
-    those bytes, and for a new part. *path*: where it came from, if not from its place in *parent*.
+    It leads upwards only and holds nothing of the request, so parts are freed as soon as nobody needs them.
     """
 
-    __slots__ = ("_path", "document", "edited", "parent", "raw", "step")
+    __slots__ = ("_path", "edited", "step", "up")
 
-    document: Document
-    raw: Raw | None
-    parent: Part | None
-    step: str | int
-    edited: bool
-    _path: str | None
+    def __init__(self, up: Place | None, step: str | int, path: str | None = None) -> None:
+        """*step* is the key or index below *up*. *path*: where the part came from, if not from there."""
+        self.up = up
+        self.step = step
+        self.edited = False
+        self._path = path
 
     @property
     def path(self) -> str:
-        """Where the part stood in the request as it came: ``messages[0].content``; "" for the request itself."""
+        """The place as changes name it: ``messages[0].content``; "" for the request itself."""
         if self._path is None:
-            self._path = "" if self.parent is None else self.parent.at(self.step)
+            self._path = "" if self.up is None else _below(self.up.path, self.step)
         return self._path
+
+    def touch(self) -> None:
+        """What stands here is written anew, and so is all that holds it."""
+        place: Place | None = self
+        while place is not None and not place.edited:
+            place.edited = True
+            place = place.up
+
+
+def _below(path: str, step: str | int) -> str:
+    if isinstance(step, int):
+        return f"{path}[{step}]"
+    return f"{path}.{step}" if path else step
+
+
+class Part:
+    """An opened object or list. *raw* are its bytes; None for a new part, and where the encoder would write the same bytes."""
+
+    __slots__ = ("document", "place", "raw")
+
+    document: Document
+    place: Place
+    raw: Raw | None
+
+    @property
+    def path(self) -> str:
+        """Where the part stood in the request as it came."""
+        return self.place.path
 
     def at(self, step: str | int) -> str:
         """The path of the member under the key or index *step*."""
-        raise NotImplementedError
+        return _below(self.place.path, step)
 
     def note(self, action: Action, path: str, reason: str, loss: Loss = "none", to: str | None = None) -> None:
         """Notes an edit of this part, which is written anew from now on. The edits below call it; a rule seldom has to."""
         self.document.note(action, path, reason, loss, to)
-        part: Part | None = self
-        while part is not None and not part.edited:
-            part.edited = True
-            part = part.parent
+        self.place.touch()
 
     def _open(self, value: Any, step: str | int) -> Part | None:
         """The *value* under *step* as a part of this one; None for a value that is no object and no list."""
         if type(value) is not Raw:
             if isinstance(value, Part):
                 return value
-            return self.document.new(value, self, step) if isinstance(value, (dict, list)) else None
+            return self.document.new(value, Place(self.place, step)) if isinstance(value, (dict, list)) else None
         kind = memoryview(value)[0]
         if kind == 0x7B:
-            return self.document.open_object(value, self, step)
-        return self.document.open_array(value, self, step) if kind == 0x5B else None
+            return self.document.open_object(value, Place(self.place, step))
+        return self.document.open_array(value, Place(self.place, step)) if kind == 0x5B else None
 
 
 class Object(Part):
@@ -89,29 +113,11 @@ class Object(Part):
 
     __slots__ = ("fields",)
 
-    def __init__(
-        self,
-        document: Document,
-        raw: Raw | None,
-        parent: Part | None,
-        step: str | int,
-        fields: Node,
-        path: str | None = None,
-        *,
-        edited: bool = False,
-    ) -> None:
+    def __init__(self, document: Document, place: Place, raw: Raw | None, fields: Node) -> None:
         self.document = document
+        self.place = place
         self.raw = raw
-        self.parent = parent
-        self.step = step
         self.fields = fields
-        self.edited = edited
-        self._path = path
-
-    def at(self, step: str | int) -> str:
-        """The path of the member under the key *step*."""
-        path = self.path
-        return f"{path}.{step}" if path else str(step)
 
     def part(self, key: str) -> Part | None:
         """The object or list under *key*, opened; None: neither is there."""
@@ -124,7 +130,7 @@ class Object(Part):
     def object(self, key: str) -> Object | None:
         """The object under *key*, opened; None: there is none."""
         value = self.fields.get(key)
-        if type(value) is Raw and memoryview(value)[0] != 0x7B:
+        if value is None or (type(value) is Raw and memoryview(value)[0] != 0x7B):
             return None
         part = self.part(key)
         return part if type(part) is Object else None
@@ -132,7 +138,7 @@ class Object(Part):
     def array(self, key: str) -> Array | None:
         """The list under *key*, opened; None: there is none."""
         value = self.fields.get(key)
-        if type(value) is Raw and memoryview(value)[0] != 0x5B:
+        if value is None or (type(value) is Raw and memoryview(value)[0] != 0x5B):
             return None
         part = self.part(key)
         return part if type(part) is Array else None
@@ -180,35 +186,18 @@ class Array(Part):
 
     __slots__ = ("first", "items")
 
-    def __init__(
-        self,
-        document: Document,
-        raw: Raw | None,
-        parent: Part | None,
-        step: str | int,
-        items: list[Any],
-        path: str | None = None,
-        *,
-        edited: bool = False,
-    ) -> None:
+    def __init__(self, document: Document, place: Place, raw: Raw | None, items: list[Any]) -> None:
         self.document = document
+        self.place = place
         self.raw = raw
-        self.parent = parent
-        self.step = step
         self.items = items
         self.first: list[Any] = []
-        self.edited = edited
-        self._path = path
-
-    def at(self, step: str | int) -> str:
-        """The path of the item number *step*."""
-        return f"{self.path}[{step}]"
 
     def part(self, index: int) -> Part | None:
         """The object or list at *index*, opened; None: neither is there."""
         value = self.items[index]
         if type(value) is dict and self.raw is not None:
-            part: Part | None = Object(self.document, None, self, index, fields=value)
+            part: Part | None = Object(self.document, Place(self.place, index), None, value)
         else:
             part = self._open(value, index)
         if part is not None and part is not value:
@@ -245,7 +234,7 @@ class Array(Part):
         """No rule opens the item at *index* again. It becomes bytes, because parts take memory; but a large one stays."""
         item = self.items[index]
         if isinstance(item, Part) and item.raw is not None:
-            if not item.edited:
+            if not item.place.edited:
                 self.items[index] = item.raw
             elif len(item.raw) < _SMALL:
                 self.items[index] = Raw(encode(item))
@@ -257,18 +246,21 @@ _SMALL = 65536
 class Document:
     """One request body: its top level, what has been changed, and what is left of the budget."""
 
-    __slots__ = ("_deep", "_large", "_left", "_unopened", "changes", "root")
+    __slots__ = ("_deep", "_large", "_left", "_unopened", "changes")
 
-    def __init__(self, fields: Node, body: bytes) -> None:
-        """*fields* is the top level of *body*, which is valid JSON. Raises TooComplex for more than BUDGET members."""
+    def __init__(self, body: bytes) -> None:
         self.changes: list[Change] = []
         self._left = BUDGET
         self._large = len(body) > BUDGET
         self._deep = may_be_deep(body)
         self._unopened: dict[int, Raw] = {}
-        self.root = Object(self, Raw(body), None, "", fields)
-        self._open_members(self.root, fields.values())
-        self._note_repeated(self.root)
+
+    def top(self, fields: Node, body: bytes) -> Object:
+        """The part for the whole *body*, whose top level is *fields*. Raises TooComplex."""
+        root = Object(self, Place(None, ""), Raw(body), fields)
+        self._open_members(root, fields.values())
+        self._note_repeated(root)
+        return root
 
     def note(self, action: Action, path: str, reason: str, loss: Loss = "none", to: str | None = None) -> None:
         """Notes a change that is no edit of one part. Raises TooComplex when the budget is spent."""
@@ -277,32 +269,32 @@ class Document:
             raise self._too_complex(path)
         self.changes.append(Change(action, path, reason, loss, to))
 
-    def open_object(self, raw: Raw, parent: Part, step: str | int) -> Object:
-        """The object *raw* as a part of *parent*; a key that is repeated in it is noted. Raises TooComplex."""
+    def open_object(self, raw: Raw, place: Place) -> Object:
+        """The object *raw* at *place*; a key that is repeated in it is noted. Raises TooComplex."""
         if self._large and has_more_members(raw, self._left):
-            raise self._too_complex(parent.at(step))
-        part = Object(self, raw, parent, step, _decode_object(raw))
+            raise self._too_complex(place.path)
+        part = Object(self, place, raw, _decode_object(raw))
         self._open_members(part, part.fields.values())
         self._note_repeated(part)
         return part
 
-    def open_array(self, raw: Raw, parent: Part, step: str | int) -> Array:
-        """The list *raw* as a part of *parent*. Raises TooComplex."""
+    def open_array(self, raw: Raw, place: Place) -> Array:
+        """The list *raw* at *place*. Raises TooComplex."""
         if self._large and has_more_members(raw, self._left):
-            raise self._too_complex(parent.at(step))
+            raise self._too_complex(place.path)
         objects = _compact_objects(raw)
         if objects is None:
-            part = Array(self, raw, parent, step, _decode_array(raw))
+            part = Array(self, place, raw, _decode_array(raw))
             self._open_members(part, part.items)
             return part
-        part = Array(self, raw, parent, step, objects)
+        part = Array(self, place, raw, objects)
         self._open_members(part, [member for item in objects for member in item.values()], len(objects))
         return part
 
-    def new(self, value: Node | list[Any], parent: Part | None, step: str | int, path: str | None = None) -> Part:
-        """A part made of *value*, which is no value of the request's; *path*: where its content came from, if elsewhere."""
-        kind = Object if isinstance(value, dict) else Array
-        return kind(self, None, parent, step, value, path, edited=True)  # type: ignore[arg-type]
+    def new(self, value: Node | list[Any], place: Place) -> Part:
+        """A part made of *value*, which is no value of the request's, at a *place* that has been edited."""
+        place.edited = True
+        return Object(self, place, None, value) if isinstance(value, dict) else Array(self, place, None, value)
 
     def is_flat(self, raw: Raw) -> None:
         """The value *raw*, which was not opened, has been seen not to nest."""
@@ -386,7 +378,7 @@ def _written(part: Any) -> Any:
     """A part as the encoder is to write it."""
     if not isinstance(part, Part):
         raise TypeError(f"{type(part).__name__} is no JSON")
-    if not part.edited and part.raw is not None:
+    if part.raw is not None and not part.place.edited:
         return part.raw
     if isinstance(part, Object):
         return part.fields

@@ -20,7 +20,7 @@ from mistral_filter.document import BUDGET, Document, Object, encode
 from mistral_filter.errors import Refused, TooDeep
 from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, KEEP
 from mistral_filter.fields import Object as Table
-from mistral_filter.judge import Judge, Place
+from mistral_filter.judge import Judge, Location
 from mistral_filter.parsing import parse_with_surrogates
 from mistral_filter.surrogates import Surrogates
 
@@ -62,7 +62,7 @@ def filter_body(
     translate: bool = True,
     bridge: bool = False,  # Mistral accepts a user message after a tool's since 2026-04
     strict: bool = False,
-    leave_out: Iterable[Place] = (),
+    leave_out: Iterable[Location] = (),
 ) -> Filtered:
     """The JSON *body* of a request to *endpoint* (a key of ``fields.ENDPOINTS``), as Mistral accepts it.
 
@@ -79,19 +79,20 @@ def filter_body(
     body = body.removeprefix(BOM)
     try:
         top, hidden = parse_with_surrogates(body, BUDGET)
-        document = Document(top, hidden.body if hidden else body)
-        judge = Judge(repair=translate, leave_out=leave_out)
-        if translate:
-            _translate(document.root, endpoint, lists.accepted, judge, bridge=bridge)
-        judge.top(document.root, lists.accepted, lists.left_out)
+        sent = hidden.body if hidden else body
+        document = Document(sent)
+        root = document.top(top, sent)
+        conversation = _translate(root, endpoint, lists.accepted, bridge=bridge) if translate else None
+        judge = Judge(repair=translate, leave_out=leave_out, conversation=conversation)
+        judge.top(root, lists.accepted, lists.left_out)
         document.finish()
-        return _result(document, hidden, body, strict=strict)
+        return _result(root, hidden, body, endpoint, strict=strict)
     except RecursionError:  # some interpreters give up before our own limit is seen
         raise TooDeep from None
 
 
-def _translate(root: Object, endpoint: str, accepted: Table, judge: Judge, *, bridge: bool) -> None:
-    """All rules above the messages; the messages are translated when the judge comes to them."""
+def _translate(root: Object, endpoint: str, accepted: Table, *, bridge: bool) -> Conversation:
+    """All rules above the messages. Returns the translator of messages, which the judge calls when it comes to them."""
     names = accepted.fields
     if endpoint in _CHAT_ENDPOINTS:
         responses_body(root)
@@ -108,13 +109,12 @@ def _translate(root: Object, endpoint: str, accepted: Table, judge: Judge, *, br
         request.embedding_input(root)
     request.rename_fields(root, names)
     request.stop(root)
-    judge.conversation = Conversation(
-        judge, ordered=endpoint in _CHAT_ENDPOINTS, reads_reasoning=request.reads_reasoning(root), bridge=bridge
-    )
+    ordered = endpoint in _CHAT_ENDPOINTS
+    return Conversation(ordered=ordered, reads_reasoning=request.reads_reasoning(root), bridge=bridge)
 
 
-def _result(document: Document, hidden: Surrogates | None, body: bytes, *, strict: bool) -> Filtered:
-    changes, root = document.changes, document.root
+def _result(root: Object, hidden: Surrogates | None, body: bytes, endpoint: str, *, strict: bool) -> Filtered:
+    changes = root.document.changes
     model = root.text("model")
     if hidden:
         changes = [change._replace(path=hidden.restore_text(change.path)) for change in changes]
@@ -125,8 +125,9 @@ def _result(document: Document, hidden: Surrogates | None, body: bytes, *, stric
             param=lost[0],
             code="strict",
         )
-    facts = Facts(model, root.fields.get("stream") == _TRUE, root.text("encoding_format") == "base64")
-    if not root.edited and not changes:
+    base64 = endpoint == "embeddings" and root.text("encoding_format") == "base64"
+    facts = Facts(model, root.fields.get("stream") == _TRUE, base64)
+    if not root.place.edited and not changes:
         return Filtered(body, (), facts)
     out = encode(root)
     return Filtered(hidden.restore(out) if hidden else out, tuple(changes), facts)

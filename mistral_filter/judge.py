@@ -10,12 +10,13 @@ from msgspec import Raw
 from mistral_filter import fields
 from mistral_filter.dialect.values import UNKNOWN, note_drop, repair_value
 from mistral_filter.document import GONE, Array, Object, Part
+from mistral_filter.fields import KEEP, SET, Value
 from mistral_filter.plain import is_plain
 from mistral_filter.rawjson import NULL
 
-__all__ = ["LEARNT", "Judge", "Place"]
+__all__ = ["LEARNT", "Judge", "Location"]
 
-Place = tuple[str, ...]
+Location = tuple[str, ...]
 """Where a field stands: its keys from the top of a body, ``"*"`` for every item of a list: ``("messages", "*", "name")``."""
 
 LEARNT = "Mistral refused the field before (422 extra_forbidden)"
@@ -25,14 +26,17 @@ _NEVER_LEFT_OUT = (("role",), ("content",))
 
 
 class Judge:
-    """Walks a body along its table. *repair*: values that Mistral refuses are mended too. *leave_out*: see ``filter_body``."""
+    """Walks a body along its table."""
 
-    def __init__(self, *, repair: bool, leave_out: Iterable[Place] = ()) -> None:
+    def __init__(
+        self, *, repair: bool, leave_out: Iterable[Location] = (), conversation: Callable[[Array, Judge], None] | None = None
+    ) -> None:
+        """*repair*: values that Mistral refuses are mended too. *leave_out*: see ``filter_body``. *conversation*: translates a
+        list of messages and has each one judged; None: they are only judged."""
         self._repair = repair
-        self.conversation: Callable[[Array], None] = self._each_message
-        """What is done with the list of messages; a translator judges each message when it is translated."""
+        self._conversation = conversation
         self._leave_out = tuple(leave_out)
-        self._of_messages: list[Place] = []
+        self._of_messages: list[Location] = []
 
     def top(self, root: Object, table: fields.Object, left_out: Mapping[str, str]) -> None:
         """Judges the whole body. *left_out*: why a name that the API knows is not in *table*."""
@@ -48,9 +52,10 @@ class Judge:
     def object(self, part: Object, table: fields.Object, left_out: Mapping[str, str] = MappingProxyType({})) -> None:
         """Judges an object by its *table*."""
         gone = []
+        accepted = table.fields.get
         for name, value in part.fields.items():
-            known = table.fields.get(name)
-            if known is fields.KEEP:
+            known = accepted(name)
+            if known is KEEP:
                 continue
             if known is None:
                 note_drop(part, name, value, left_out.get(name, UNKNOWN))
@@ -59,9 +64,9 @@ class Judge:
                 if self._repair and not isinstance(known, fields.Tagged) and not known.null and name not in table.required:
                     part.note("drop", part.at(name), "Mistral refuses null here")
                     gone.append(name)
-            elif type(known) is not fields.Value:
+            elif type(known) is not Value:
                 self._inside(part, name, known)
-            elif self._repair and known is not fields.SET and (repair := repair_value(name, value, known)):
+            elif self._repair and known is not SET and (repair := repair_value(name, value, known)):
                 if repair.value is GONE:
                     part.note("drop", part.at(name), repair.reason, repair.loss)
                     gone.append(name)
@@ -92,8 +97,10 @@ class Judge:
             return
         child = part.part(name)
         if isinstance(child, Array):
-            if known is fields.MESSAGES:
-                self.conversation(child)
+            if known is fields.MESSAGES and self._conversation is not None:
+                self._conversation(child, self)
+            elif known is fields.MESSAGES:
+                self._each_message(child)
             else:
                 # a list where one object stands: its items are judged as that object (an image, an input, …)
                 self._items(child, known.items if isinstance(known, fields.Array) else known)
@@ -117,7 +124,7 @@ class Judge:
             messages.close(index)
 
 
-def _leave_out(part: Part, place: Place) -> None:
+def _leave_out(part: Part, place: Location) -> None:
     step, rest = place[0], place[1:]
     if isinstance(part, Array):
         for item in part.parts() if step == "*" and rest else ():

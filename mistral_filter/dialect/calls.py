@@ -83,7 +83,7 @@ class Calls:
         calls = message.array("tool_calls")
         if calls is not None:
             for call in calls.objects():
-                self._call(call, f"{index}.{call.step}")
+                self._call(call, f"{index}.{call.place.step}")
 
     def _call(self, call: Object, place: str) -> None:
         if call.text("type") == "custom":

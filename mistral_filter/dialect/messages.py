@@ -36,44 +36,44 @@ class Conversation:
     an assistant message between a tool's and a user's, for models of before 2026-04.
     """
 
-    def __init__(self, judge: Judge, *, ordered: bool, reads_reasoning: bool, bridge: bool) -> None:
-        self._judge = judge
+    def __init__(self, *, ordered: bool, reads_reasoning: bool, bridge: bool) -> None:
         self._ordered, self._reads_reasoning, self._bridge = ordered, reads_reasoning, bridge
 
-    def __call__(self, messages: Array, *, inner: bool = False) -> None:
-        """Translates *messages* in place; a list among them is a conversation of its own, if that is not *inner* already."""
+    def __call__(self, messages: Array, judge: Judge, *, inner: bool = False) -> None:
+        """Translates *messages* in place and has each judged by *judge*; a list among them is a conversation of its own, if that is not *inner* already."""
         order = _Order(messages, ordered=self._ordered, bridge=self._bridge)
         calls = Calls()
         for index in range(len(messages.items)):
             message = messages.part(index)
             if isinstance(message, Object):
                 role = order.settle(message)
-                self._translate(message, role, index, order, calls)
-                self._judge.message(message)
+                for chunk in self._translate(message, role, index, calls):
+                    judge.one(chunk, _USERS_CHUNK)
+                    order.attachments.append(chunk)
+                judge.message(message)
                 order.place(message, index, role)
                 continue
             if isinstance(message, Array) and not inner:  # several conversations
-                self(message, inner=True)
+                self(message, judge, inner=True)
             order.place(None, index, "")
         order.end()
 
-    def _translate(self, message: Object, role: str, index: int, order: _Order, calls: Calls) -> None:
-        """What *message* holds, in Mistral's words; what may not stand in it is given to *order*."""
-        thought = None
+    def _translate(self, message: Object, role: str, index: int, calls: Calls) -> list[Object]:
+        """Translates what *message* holds. Returns the chunks that may not stand in it but in a user's message."""
+        thought: str | None = None
+        moved: list[Object] = []
         if role == "assistant":
             thought = _fed_back(message, reads_reasoning=self._reads_reasoning)
         elif role == "tool":
             calls.result(message)
         if role in CHUNKS_BY_ROLE and first_byte(message.fields.get("content")) != 0x22:
             moved = translate_content(message, role, reads_reasoning=self._reads_reasoning, by_role=self._ordered)
-            for chunk in moved:
-                self._judge.one(chunk, _USERS_CHUNK)
-            order.attachments += moved
         if thought is not None:
             _put_first(message, thought)
         if role == "assistant" and not (self._ordered and _is_empty(message)):
             # an empty one will not stand between calls and results
             calls.assistant(message, index)
+        return moved
 
 
 def _users_chunk() -> Any:
@@ -136,7 +136,7 @@ class _Order:
             last = self._last if self._previous == "assistant" and len(self._placed) > 1 else None
             if last is not None and not _is_prefix(last) and not _has_calls(last):
                 last.insert("prefix", True, "a last assistant message is one to go on with", "approximate")
-        if self._messages.edited:
+        if self._messages.place.edited:
             items = self._messages.items
             self._messages.items = [items[place] if isinstance(place, int) else place for place in self._placed]
 
