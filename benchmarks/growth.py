@@ -182,10 +182,10 @@ def main() -> None:
     if sys.argv[1:2] == ["--one"]:
         print(json.dumps(outcome(sys.argv[2], int(sys.argv[3]))))
         return
-    sizes = [float(size) for size in sys.argv[1:]] or [3.0, 24.0]
+    sizes = [float(size) for size in sys.argv[1:2]] or [3.0, 24.0]
     print(f"{'kind':40} {'parts':>9} {'MB':>6} {'ms':>7} {'json ms':>7} {'+MB':>7}  outcome")
     good = True
-    for kind in KINDS:
+    for kind in sys.argv[2].split("|") if len(sys.argv) > 2 else KINDS:
         for size in sizes:
             good &= show(kind, sized(kind, int(size * MEGABYTE)))
         good &= show(kind, most(kind, int(max(sizes) * MEGABYTE)))

@@ -18,12 +18,12 @@ from msgspec import Raw
 
 from mistral_filter.changes import Action, Change, Loss
 from mistral_filter.errors import MAX_DEPTH, TooComplex
-from mistral_filter.parsing import check_depth, has_more_members, may_be_deep
+from mistral_filter.parsing import check_depth, has_more_members, has_more_values, may_be_deep
 from mistral_filter.rawjson import NULL, Node, as_number, as_text
 
 __all__ = ["BUDGET", "GONE", "REPEATED", "Array", "Document", "Object", "Part", "Place", "encode"]
 
-BUDGET = 400_000
+BUDGET = 150_000
 """What one body may cost: 1 for each member that is opened, _PART for each object or list, _CHANGE for each change."""
 _PART, _CHANGE = 3, 4
 
@@ -246,14 +246,18 @@ _SMALL = 65536
 class Document:
     """One request body: its top level, what has been changed, and what is left of the budget."""
 
-    __slots__ = ("_deep", "_large", "_left", "_unopened", "changes")
+    __slots__ = ("_crowded", "_deep", "_left", "_templates", "_unopened", "changes")
 
     def __init__(self, body: bytes) -> None:
+        """*body* need not have been parsed yet. Raises TooComplex when its top level has more than BUDGET members."""
         self.changes: list[Change] = []
         self._left = BUDGET
-        self._large = len(body) > BUDGET
+        self._crowded = has_more_values(body, BUDGET)
+        if self._crowded and has_more_members(body, BUDGET):
+            raise self._too_complex("")
         self._deep = may_be_deep(body)
         self._unopened: dict[int, Raw] = {}
+        self._templates: dict[tuple[str, ...], bytes] = {}
 
     def top(self, fields: Node, body: bytes) -> Object:
         """The part for the whole *body*, whose top level is *fields*. Raises TooComplex."""
@@ -271,7 +275,7 @@ class Document:
 
     def open_object(self, raw: Raw, place: Place) -> Object:
         """The object *raw* at *place*; a key that is repeated in it is noted. Raises TooComplex."""
-        if self._large and has_more_members(raw, self._left):
+        if self._crowded and has_more_members(raw, self._left):
             raise self._too_complex(place.path)
         part = Object(self, place, raw, _decode_object(raw))
         self._open_members(part, part.fields.values())
@@ -280,7 +284,7 @@ class Document:
 
     def open_array(self, raw: Raw, place: Place) -> Array:
         """The list *raw* at *place*. Raises TooComplex."""
-        if self._large and has_more_members(raw, self._left):
+        if self._crowded and has_more_members(raw, self._left):
             raise self._too_complex(place.path)
         objects = _compact_objects(raw)
         if objects is None:
@@ -293,6 +297,7 @@ class Document:
 
     def new(self, value: Node | list[Any], place: Place) -> Part:
         """A part made of *value*, which is no value of the request's, at a *place* that has been edited."""
+        self._left -= _PART
         place.edited = True
         return Object(self, place, None, value) if isinstance(value, dict) else Array(self, place, None, value)
 
@@ -318,11 +323,29 @@ class Document:
 
     def _note_repeated(self, part: Object) -> None:
         assert part.raw is not None
-        if _has_every_value(part.raw, part.fields):
+        if self._has_every_value(part.raw, part.fields):
             return
         for name, count in Counter(key.text for key in _decode_keys(part.raw)).items():
             if count > 1:
                 part.note("drop", part.at(name), REPEATED)
+
+    def _has_every_value(self, raw: Raw, fields: Node) -> bool:
+        """Whether the *fields* of the object *raw* are all that it holds: no key is repeated. False may mean odd white space."""
+        if len(raw) < _SMALL:
+            compact = len(_encode(fields))
+        else:
+            compact = sum(map(len, fields)) + sum(map(len, fields.values())) + 4 * len(fields) + 1  # no copy of large values
+        if len(raw) == compact:
+            return True  # the shortest way to write the fields leaves no room for more
+        if len(raw) != compact + 2 * len(fields) - 1:
+            return False
+        keys = tuple(fields)
+        template = self._templates.get(keys)
+        if template is None:
+            # as Python's json.dumps writes an object; most objects of a body have the keys of another one
+            written = ", ".join('"' + key.replace("%", "%%") + '": %b' for key in keys)
+            template = self._templates[keys] = f"{{{written}}}".encode()
+        return bool(Raw(template % tuple(fields.values())) == raw)
 
     def _too_complex(self, path: str) -> TooComplex:
         name = path.partition("[")[0].partition(".")[0]
@@ -342,26 +365,12 @@ class _Key:
 _decode_keys = msgspec.json.Decoder(dict[_Key, Raw], dec_hook=lambda _, text: _Key(text)).decode
 
 
-def _has_every_value(raw: Raw, fields: Node) -> bool:
-    """Whether the *fields* of the object *raw* are all that it holds: no key is repeated. False may mean odd white space."""
-    if len(raw) < _SMALL:
-        compact = len(_encode(fields))
-    else:
-        compact = sum(map(len, fields)) + sum(map(len, fields.values())) + 4 * len(fields) + 1  # no copy of large values
-    if len(raw) == compact:
-        return True  # the shortest way to write the fields leaves no room for more
-    if len(raw) != compact + 2 * len(fields) - 1:
-        return False
-    as_python_does = b", ".join([b'"%b": %b' % (key.encode(), value) for key, value in fields.items()])
-    return bool(Raw(b"{%b}" % as_python_does) == raw)
-
-
 def _compact_objects(raw: Raw) -> list[Node] | None:
     """The items of the list *raw* if all are objects without white space and without repeated keys, and either small or few.
 
     Then the encoder writes them as they came, and they need not be opened one by one.
     """
-    if len(raw) > _SMALL and has_more_members(raw, _FEW):
+    if b'": ' in bytes(memoryview(raw)[:_START]) or (len(raw) > _SMALL and has_more_members(raw, _FEW)):
         return None
     try:
         objects: list[Node] = _decode_objects(raw)
@@ -371,6 +380,8 @@ def _compact_objects(raw: Raw) -> list[Node] | None:
 
 
 _FEW = 1000
+_START = 48
+"""Bytes, which show whether a list has white space after its colons."""
 _encode = msgspec.json.Encoder().encode
 
 

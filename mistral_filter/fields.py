@@ -68,6 +68,8 @@ class Tagged(NamedTuple):
 
     by: str
     variants: Mapping[str, Object]
+    default: str = ""
+    """The kind of an object without that key; "": none."""
 
 
 Node = Value | Object | Array | Tagged
@@ -206,6 +208,7 @@ _TOOL = Tagged(
             required=("connector_id",),
         ),
     },
+    default="function",  # 93 recorded requests with tools without a type were accepted (2025-04 to 2026-02)
 )
 _RESPONSE_FORMAT_FIELDS: Mapping[str, Node] = {
     "type": Value(null=False, choices=("text", "json_object", "json_schema")),

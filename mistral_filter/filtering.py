@@ -16,7 +16,7 @@ from mistral_filter.changes import Change
 from mistral_filter.dialect import request, tools
 from mistral_filter.dialect.messages import Conversation
 from mistral_filter.dialect.responses import responses_body
-from mistral_filter.document import BUDGET, Document, Object, encode
+from mistral_filter.document import Document, Object, encode
 from mistral_filter.errors import Refused, TooDeep
 from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, KEEP
 from mistral_filter.fields import Object as Table
@@ -78,10 +78,9 @@ def filter_body(
     lists = _lists(endpoint, fields, tuple(allow), tuple(drop))
     body = body.removeprefix(BOM)
     try:
-        top, hidden = parse_with_surrogates(body, BUDGET)
-        sent = hidden.body if hidden else body
-        document = Document(sent)
-        root = document.top(top, sent)
+        document = Document(body)
+        top, hidden = parse_with_surrogates(body)
+        root = document.top(top, hidden.body if hidden else body)
         conversation = _translate(root, endpoint, lists.accepted, bridge=bridge) if translate else None
         judge = Judge(repair=translate, leave_out=leave_out, conversation=conversation)
         judge.top(root, lists.accepted, lists.left_out)
@@ -129,7 +128,7 @@ def _result(root: Object, hidden: Surrogates | None, body: bytes, endpoint: str,
     facts = Facts(model, root.fields.get("stream") == _TRUE, base64)
     if not root.place.edited and not changes:
         return Filtered(body, (), facts)
-    out = encode(root)
+    out = encode(root.fields)
     return Filtered(hidden.restore(out) if hidden else out, tuple(changes), facts)
 
 

@@ -78,7 +78,8 @@ class Judge:
     def one(self, part: Object, known: fields.Node) -> None:
         """Judges an object by a table for objects; one of an unknown kind is left to the API."""
         if isinstance(known, fields.Tagged):
-            variant = known.variants.get(part.text(known.by) or "")
+            tag = part.text(known.by) if known.by in part.fields else known.default
+            variant = known.variants.get(tag or "")
             if variant is not None:
                 self.object(part, variant)
         elif isinstance(known, fields.Object):

@@ -40,7 +40,10 @@ class Conversation:
         self._ordered, self._reads_reasoning, self._bridge = ordered, reads_reasoning, bridge
 
     def __call__(self, messages: Array, judge: Judge, *, inner: bool = False) -> None:
-        """Translates *messages* in place and has each judged by *judge*; a list among them is a conversation of its own, if that is not *inner* already."""
+        """Translates *messages* in place and has each judged by *judge*.
+
+        A list among them is a conversation of its own, if they are not *inner* ones already.
+        """
         order = _Order(messages, ordered=self._ordered, bridge=self._bridge)
         calls = Calls()
         for index in range(len(messages.items)):
@@ -211,7 +214,7 @@ def _is_empty(message: Object) -> bool:
         content = message.array("content")
         if content is None or not content.is_empty():
             return False
-    return not _has_calls(message) and not message.has("function_call")
+    return not _has_calls(message) and message.object("function_call") is None
 
 
 def _has_calls(message: Object) -> bool:
