@@ -18,14 +18,16 @@ from msgspec import Raw
 
 from mistral_filter.changes import Action, Change, Loss
 from mistral_filter.errors import MAX_DEPTH, TooComplex
-from mistral_filter.parsing import check_depth, has_more_members, has_more_values, may_be_deep
+from mistral_filter.parsing import check_depth, may_be_deep, may_have_more_commas, survey
 from mistral_filter.rawjson import NULL, Node, as_number, as_text
 
 __all__ = ["BUDGET", "GONE", "REPEATED", "Array", "Document", "Object", "Part", "Place", "encode"]
 
-BUDGET = 150_000
+BUDGET = 200_000
 """What one body may cost: 1 for each member that is opened, _PART for each object or list, _CHANGE for each change."""
 _PART, _CHANGE = 3, 4
+_STEPS = 8
+"""Steps of a survey that cost as much as one member."""
 
 GONE = object()
 """In a list: an item that has been left out. It keeps its place, so that the others keep theirs."""
@@ -252,9 +254,7 @@ class Document:
         """*body* need not have been parsed yet. Raises TooComplex when its top level has more than BUDGET members."""
         self.changes: list[Change] = []
         self._left = BUDGET
-        self._crowded = has_more_values(body, BUDGET)
-        if self._crowded and has_more_members(body, BUDGET):
-            raise self._too_complex("")
+        self._crowded = self._survey(body, None) > BUDGET
         self._deep = may_be_deep(body)
         self._unopened: dict[int, Raw] = {}
         self._templates: dict[tuple[str, ...], bytes] = {}
@@ -275,8 +275,8 @@ class Document:
 
     def open_object(self, raw: Raw, place: Place) -> Object:
         """The object *raw* at *place*; a key that is repeated in it is noted. Raises TooComplex."""
-        if self._crowded and has_more_members(raw, self._left):
-            raise self._too_complex(place.path)
+        if self._crowded:
+            self._survey(raw, place)
         part = Object(self, place, raw, _decode_object(raw))
         self._open_members(part, part.fields.values())
         self._note_repeated(part)
@@ -284,8 +284,8 @@ class Document:
 
     def open_array(self, raw: Raw, place: Place) -> Array:
         """The list *raw* at *place*. Raises TooComplex."""
-        if self._crowded and has_more_members(raw, self._left):
-            raise self._too_complex(place.path)
+        if self._crowded:
+            self._survey(raw, place)
         objects = _compact_objects(raw)
         if objects is None:
             part = Array(self, place, raw, _decode_array(raw))
@@ -300,6 +300,16 @@ class Document:
         self._left -= _PART
         place.edited = True
         return Object(self, place, None, value) if isinstance(value, dict) else Array(self, place, None, value)
+
+    def _survey(self, value: bytes | Raw, place: Place | None) -> int:
+        """How many values are in *value*, which is to be opened; 0: few. Raises TooComplex for too many members."""
+        found = survey(value, max(self._left, 0))
+        if found is None:
+            return 0
+        self._left -= found.steps // _STEPS
+        if found.members > self._left:
+            raise self._too_complex("" if place is None else place.path)
+        return found.values
 
     def is_flat(self, raw: Raw) -> None:
         """The value *raw*, which was not opened, has been seen not to nest."""
@@ -370,7 +380,9 @@ def _compact_objects(raw: Raw) -> list[Node] | None:
 
     Then the encoder writes them as they came, and they need not be opened one by one.
     """
-    if b'": ' in bytes(memoryview(raw)[:_START]) or (len(raw) > _SMALL and has_more_members(raw, _FEW)):
+    if len(raw) > _SMALL and may_have_more_commas(bytes(raw), _FEW):
+        return None
+    if b'": ' in bytes(memoryview(raw)[:_START]):
         return None
     try:
         objects: list[Node] = _decode_objects(raw)

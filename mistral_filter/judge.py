@@ -35,7 +35,7 @@ class Judge:
         list of messages and has each one judged; None: they are only judged."""
         self._repair = repair
         self._conversation = conversation
-        self._leave_out = tuple(leave_out)
+        self._leave_out = [place for place in leave_out if place]
         self._of_messages: list[Location] = []
 
     def top(self, root: Object, table: fields.Object, left_out: Mapping[str, str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Raw
@@ -16,7 +17,7 @@ from mistral_filter.errors import MAX_DEPTH, BadRequest, InvalidJSON, TooComplex
 from mistral_filter.rawjson import Node
 from mistral_filter.surrogates import Surrogates
 
-__all__ = ["check_depth", "has_more_members", "has_more_values", "may_be_deep", "parse", "parse_with_surrogates"]
+__all__ = ["Survey", "check_depth", "may_be_deep", "may_have_more_commas", "parse", "parse_with_surrogates", "survey"]
 
 _object = msgspec.json.Decoder(dict[str, Raw]).decode
 _whole = msgspec.json.Decoder(Raw).decode
@@ -80,10 +81,9 @@ def _check_utf8(body: bytes) -> None:
 
 _STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*"?'
 _BRACKETS = re.compile(_STRING + rb"|([\[{]+)|([\]}]+)", re.DOTALL)
-_SEPARATORS = re.compile(_STRING + rb"|(,)", re.DOTALL)
 _STRUCTURE = re.compile(_STRING + rb"|(,)|([\[{]+)|([\]}]+)", re.DOTALL)
 
-_MOST_STEPS = 400_000
+_MOST_STEPS = 250_000
 """Strings, separators and runs of brackets in one value that has to be gone through: a tenth of a second."""
 
 
@@ -122,52 +122,51 @@ def check_depth(value: bytes | Raw) -> None:
             raise _too_complex()
 
 
-def has_more_values(data: bytes, most: int) -> bool:
-    """Whether commas outside strings separate more than *most* values in the JSON *data*, at whatever level.
+class Survey(NamedTuple):
+    """What an object or a list is made of, counted without reading it."""
 
-    Quick where its size or its commas say that they do not.
-    """
-    if len(data) <= _SMALLEST * most or not _may_have_more_commas(data, most):
-        return False
-    for match in _SEPARATORS.finditer(data):
-        if match.lastindex:
-            most -= 1
-            if most < 0:
-                return True
-    return False
+    members: int
+    """Its own members; no more are counted once they are too many."""
+    values: int
+    """Commas at all levels: about as many as there are values."""
+    steps: int
+    """Strings, commas and runs of brackets that were gone through to count."""
 
 
-def has_more_members(value: bytes | Raw, most: int) -> bool:
-    """Whether the object or list *value* has more than *most* members.
+def survey(value: bytes | Raw, most: int) -> Survey | None:
+    """Counts what the object or list *value* is made of. None: its size or its commas say that it has at most *most* values.
 
     Raises TooComplex when too much has to be gone through to tell.
     """
     if len(value) <= _SMALLEST * most:
-        return False
+        return None
     data = bytes(value)
-    if not _may_have_more_commas(data, most):
-        return False
-    depth, members = 0, 1
+    if not may_have_more_commas(data, most):
+        return None
+    depth, members, values, step = 0, 1, 0, 0
     for step, match in enumerate(_STRUCTURE.finditer(data)):
         kind = match.lastindex
-        if kind == 2:
+        if kind == 1:
+            values += 1
+            if depth == 1:
+                members += 1
+                if members > most:
+                    break
+        elif kind == 2:
             depth += match.end() - match.start()
         elif kind == 3:
             depth -= match.end() - match.start()
-        elif kind == 1 and depth == 1:
-            members += 1
-            if members > most:
-                return True
         if step > _MOST_STEPS:
             raise _too_complex()
-    return False
+    return Survey(members, values, step)
 
 
 _SMALLEST = 2
 """Bytes that a member takes at least, with its comma."""
 
 
-def _may_have_more_commas(data: bytes, most: int) -> bool:
+def may_have_more_commas(data: bytes, most: int) -> bool:
+    """Whether *data* has more than *most* commas, in strings or not."""
     at = -1
     for _ in range(1000):  # images have few, and to look for the next one is quicker than to count
         at = data.find(b",", at + 1)

@@ -8,7 +8,21 @@ from typing import Any
 
 Json = Any
 
-WORDS = ["", "x", "user", "auto", "required", "null", "text", "function", "abcDEF123", "call_1", "\ud83d", "é", "data:a/b;base64,AA=="]
+WORDS = [
+    "",
+    "x",
+    "user",
+    "auto",
+    "required",
+    "null",
+    "text",
+    "function",
+    "abcDEF123",
+    "call_1",
+    "\ud83d",
+    "é",
+    "data:a/b;base64,AA==",
+]
 KEYS = (
     "name id type role content text x cache_control refusal annotations image_url detail tool_calls function arguments prefix "
     "parameters strict schema json_schema signature thinking reasoning_content reasoning file index custom input _index"
@@ -110,7 +124,9 @@ class Wild:
         for name, make in {
             "text": lambda: dice.choice(WORDS),
             "refusal": lambda: "No.",
-            "image_url": lambda: self._strange(lambda: {"url": "u", "detail": dice.choice(["low", "original", "x"]), **self._extra()}),
+            "image_url": lambda: self._strange(
+                lambda: {"url": "u", "detail": dice.choice(["low", "original", "x"]), **self._extra()}
+            ),
             "file": lambda: {"file_data": dice.choice(WORDS), "filename": "a.pdf", **self._extra()},
             "input_audio": lambda: {"data": "AA==", "format": "wav", **self._extra()},
             "thinking": lambda: dice.choice(["Hm", self._list(lambda: {"type": "text", "text": "Hm", **self._extra()})]),
@@ -159,7 +175,9 @@ class Wild:
     def _format(self) -> Json:
         inner = {"name": "n", "schema": self._dice.choice([{}, None, {"$id": "x"}]), **self._extra()}
         kind = self._dice.choice(["text", "json_object", "json_schema"])
-        return self._dice.choice([{"type": kind, "json_schema": self._strange(lambda: inner), **self._extra()}, {"type": kind, **inner}])
+        return self._dice.choice(
+            [{"type": kind, "json_schema": self._strange(lambda: inner), **self._extra()}, {"type": kind, **inner}]
+        )
 
     def _item(self) -> Json:
         kind = self._dice.choice(
@@ -185,5 +203,21 @@ class Wild:
     def _any(self) -> Json:
         dice = self._dice
         return dice.choice(
-            [None, True, False, 0, 1, -1, 2.5, 1e9, dice.choice(WORDS), [], {}, ["x"], [[]], {"x": 1}, [{"type": "text", "text": "t"}]]
+            [
+                None,
+                True,
+                False,
+                0,
+                1,
+                -1,
+                2.5,
+                1e9,
+                dice.choice(WORDS),
+                [],
+                {},
+                ["x"],
+                [[]],
+                {"x": 1},
+                [{"type": "text", "text": "t"}],
+            ]
         )
