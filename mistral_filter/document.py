@@ -23,9 +23,9 @@ from mistral_filter.rawjson import NULL, Node, as_number, as_text
 
 __all__ = ["BUDGET", "GONE", "REPEATED", "Array", "Document", "Object", "Part", "Place", "encode"]
 
-BUDGET = 200_000
+BUDGET = 160_000
 """What one body may cost: 1 for each member that is opened, _PART for each object or list, _CHANGE for each change."""
-_PART, _CHANGE = 3, 4
+_PART, _CHANGE = 3, 3
 _STEPS = 8
 """Steps of a survey that cost as much as one member."""
 
@@ -186,7 +186,7 @@ class Object(Part):
 class Array(Part):
     """A JSON list. An item that is left out becomes GONE; ``first`` is what has been put before all ``items``."""
 
-    __slots__ = ("first", "items")
+    __slots__ = ("first", "is_judged", "items")
 
     def __init__(self, document: Document, place: Place, raw: Raw | None, items: list[Any]) -> None:
         self.document = document
@@ -194,6 +194,8 @@ class Array(Part):
         self.raw = raw
         self.items = items
         self.first: list[Any] = []
+        self.is_judged = False
+        """Whether the list has been judged item by item while it was translated."""
 
     def part(self, index: int) -> Part | None:
         """The object or list at *index*, opened; None: neither is there."""
@@ -227,6 +229,15 @@ class Array(Part):
         """Takes the item at *index* away; it will stand elsewhere, as *to* says."""
         self.note("move", self.at(index), reason, loss, to)
         self.items[index] = GONE
+
+    def each(self) -> Iterator[tuple[int, Object]]:
+        """The objects among the items with their indexes, each opened when its turn comes and closed after it."""
+        for index in range(len(self.items)):
+            part = self.part(index)
+            if isinstance(part, Object):
+                yield index, part
+                del part
+                self.close(index)
 
     def is_empty(self) -> bool:
         """Whether the list holds nothing, or nothing any more."""
@@ -284,8 +295,8 @@ class Document:
 
     def open_array(self, raw: Raw, place: Place) -> Array:
         """The list *raw* at *place*. Raises TooComplex."""
-        if self._crowded:
-            self._survey(raw, place)
+        if self._crowded and self._survey(raw, place) > self._left:
+            raise self._too_complex(place.path)  # nearly all lists are opened to the last value in them
         objects = _compact_objects(raw)
         if objects is None:
             part = Array(self, place, raw, _decode_array(raw))

@@ -102,7 +102,7 @@ class Judge:
                 self._conversation(child, self)
             elif known is fields.MESSAGES:
                 self._each_message(child)
-            else:
+            elif not child.is_judged:
                 # a list where one object stands: its items are judged as that object (an image, an input, …)
                 self._items(child, known.items if isinstance(known, fields.Array) else known)
         elif isinstance(child, Object) and not isinstance(known, fields.Array):

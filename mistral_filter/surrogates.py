@@ -17,7 +17,7 @@ _NEVER = b"\xff\xff"
 _HIGH, _LOW = rb"[dD][89abAB][0-9a-fA-F]{2}", rb"[dD][c-fC-F][0-9a-fA-F]{2}"
 _LONE = re.compile(rb"\\u(?:(" + _HIGH + rb")(?!\\u" + _LOW + rb")|(?<!\\u" + _HIGH + rb"\\u)(" + _LOW + rb")|([eE]000))")
 _HIDDEN = re.compile(_MARK + rb"([0-9a-fA-F]{4})")
-_MOST = 100_000
+_MOST = 20_000
 """Lone surrogates in one body. Texts hold one or two, where something was cut."""
 
 
@@ -31,15 +31,16 @@ class Surrogates:
     def __init__(self, body: bytes) -> None:
         """*body* is JSON; ``self.body`` is the same without lone surrogates; ``self.found`` says whether there were any.
 
-        Raises TooComplex for more than 100,000 of them.
+        Raises TooComplex for more than 20,000 of them.
         """
         # an escaped backslash begins no escape: with all of them out of sight, every other backslash does
-        marked = body.replace(_MARK, _ITSELF).replace(_PAIR, _NEVER)
-        hidden, count = _LONE.subn(_MARK + rb"\1\2\3", marked, count=_MOST + 1)
+        text = body.replace(_MARK, _ITSELF)
+        text = text.replace(_PAIR, _NEVER)
+        text, count = _LONE.subn(_MARK + rb"\1\2\3", text, count=_MOST + 1)
         if count > _MOST:
             raise TooComplex("The body holds too many halves of surrogate pairs. Send characters whole.")
         self.found = count > 0
-        self.body = hidden.replace(_NEVER, _PAIR)
+        self.body = text.replace(_NEVER, _PAIR)
 
     def restore(self, body: bytes) -> bytes:
         """*body* with the escapes put back."""

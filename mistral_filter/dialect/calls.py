@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from mistral_filter.dialect.values import note_rest
 from mistral_filter.document import Object
-from mistral_filter.fields import FUNCTION_NAME, TOOL_CALL_ID
+from mistral_filter.fields import FUNCTION_NAME, MESSAGES, TOOL_CALL_ID, Array, Node, Tagged
+from mistral_filter.judge import Judge
 from mistral_filter.rawjson import NULL
 
 __all__ = ["Calls"]
@@ -21,6 +22,17 @@ _BASE62 = string.digits + string.ascii_letters
 _LENGTH = 9
 _NO_ID = ("", "null")
 """What clients send for want of an id; mistral-common 1.13.1 counts both as missing."""
+
+
+def _call_table() -> Node:
+    message = MESSAGES.items
+    assert isinstance(message, Tagged)
+    calls = message.variants["assistant"].fields["tool_calls"]
+    assert isinstance(calls, Array)
+    return calls.items
+
+
+_CALL = _call_table()
 
 
 class _Call(NamedTuple):
@@ -71,7 +83,9 @@ class Calls:
     An id depends only on the messages up to it, so a growing conversation keeps its bytes and Mistral's prompt cache.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, judge: Judge) -> None:
+        """*judge* judges each call when it has been translated: there may be thousands, so none stays open."""
+        self._judge = judge
         self._id_of: dict[str, str] = {}
         self._taken: set[str] = set()
         self._open = _Open()
@@ -82,8 +96,10 @@ class Calls:
         _legacy_call(message, index)
         calls = message.array("tool_calls")
         if calls is not None:
-            for call in calls.objects():
-                self._call(call, f"{index}.{call.place.step}")
+            for number, call in calls.each():
+                self._call(call, f"{index}.{number}")
+                self._judge.one(call, _CALL)
+            calls.is_judged = True
 
     def _call(self, call: Object, place: str) -> None:
         if call.text("type") == "custom":

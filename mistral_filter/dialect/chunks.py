@@ -9,8 +9,11 @@ from typing import Any
 from mistral_filter.dialect.values import note_rest
 from mistral_filter.document import GONE, Array, Object
 from mistral_filter.errors import Refused
-from mistral_filter.fields import CHUNKS_BY_ROLE
-from mistral_filter.rawjson import NULL, Node
+from mistral_filter.fields import CHUNKS_BY_ROLE, MESSAGES, Node, Tagged
+from mistral_filter.fields import Array as List
+from mistral_filter.judge import Judge
+from mistral_filter.rawjson import NULL
+from mistral_filter.rawjson import Node as JSONObject
 
 __all__ = ["THOUGHT_TYPES", "holds_thoughts", "joined_text", "translate_content"]
 
@@ -29,13 +32,27 @@ THOUGHT_TYPES = ("thinking", "reasoning", "reasoning_content", "redacted_thinkin
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 """The form of Mistral's own file ids (OpenAPI 2026-08-21, FileChunk.file_id)."""
 
+
+def _chunk_table(role: str) -> Node:
+    message = MESSAGES.items
+    assert isinstance(message, Tagged)
+    content = message.variants[role].fields["content"]
+    assert isinstance(content, List)
+    return content.items
+
+
+CHUNK_TABLES = {role: _chunk_table(role) for role in CHUNKS_BY_ROLE}
+"""What the chunks of a message of each role are judged by."""
+
 _ANYWHERE = frozenset().union(*CHUNKS_BY_ROLE.values())
 _PLACEHOLDER = "attachment"
 """What stands in a tool's result whose only content moved out of it."""
 
 
-def translate_content(message: Object, role: str, *, reads_reasoning: bool, by_role: bool) -> list[Object]:
-    """Translates the parts of *message*'s content. Returns the chunks that its *role* may not hold but a user message may.
+def translate_content(message: Object, role: str, judge: Judge, *, reads_reasoning: bool, by_role: bool) -> list[Object]:
+    """Translates the parts of *message*'s content and has them judged. Returns the chunks that go into a user message.
+
+    Those are the chunks that its *role* may not hold but a user may.
 
     *reads_reasoning*: the model reads earlier reasoning. *by_role*: the API judges which chunks a role may hold. Raises Refused
     for a file that only OpenAI can read.
@@ -44,18 +61,19 @@ def translate_content(message: Object, role: str, *, reads_reasoning: bool, by_r
     if content is None:
         return []
     moved = []
-    for index in range(len(content.items)):
-        part = content.part(index)
-        if not isinstance(part, Object):
-            continue
+    for index, part in content.each():
         _translate(part, content, index, reads_reasoning=reads_reasoning)
-        if not by_role or content.items[index] is GONE or _may_hold(role, part):
+        if content.items[index] is GONE:
             continue
-        if role == "tool" and (kind := part.text("type")) in CHUNKS_BY_ROLE["user"] and kind != "reference":
-            content.take(index, "a tool's result is text only", "approximate", "a user message")
-            moved.append(part)
-        else:
+        if by_role and not _may_hold(role, part):
+            if role == "tool" and (kind := part.text("type")) in CHUNKS_BY_ROLE["user"] and kind != "reference":
+                content.take(index, "a tool's result is text only", "approximate", "a user message")
+                judge.one(part, CHUNK_TABLES["user"])
+                moved.append(part)
+                continue
             _replace(part, content, index, role)
+        judge.one(part, CHUNK_TABLES[role])
+    content.is_judged = True
     if content.items and content.is_empty():
         message.fields["content"] = _PLACEHOLDER if moved else ""  # what stood there has been noted, part by part
     return moved
@@ -171,14 +189,14 @@ def _file(part: Object) -> None:
     part.become(own, "rename", path, "Mistral's form of a file part", to="file_id")
 
 
-def _document(file: Object, used: str) -> Node:
+def _document(file: Object, used: str) -> JSONObject:
     """The chunk for a *file* whose content is under the key *used*."""
     name = file.text("filename")
     document = file.text(used) or ""
     if not document.startswith(("data:", "http://", "https://")):
         kind = mimetypes.guess_type(name or "")[0] or "application/pdf"  # what chat takes most: no name need be given
         document = f"data:{kind};base64,{document}"
-    chunk: Node = {"type": "document_url", "document_url": document}
+    chunk: JSONObject = {"type": "document_url", "document_url": document}
     if name is not None:
         chunk["document_name"] = file.fields["filename"]
     return chunk

@@ -5,15 +5,12 @@ The role comes first, so what becomes another role's is translated and judged as
 
 from __future__ import annotations
 
-from typing import Any
-
 from msgspec import Raw
 
 from mistral_filter.dialect.calls import Calls
 from mistral_filter.dialect.chunks import holds_thoughts, translate_content
 from mistral_filter.document import Array, Object
-from mistral_filter.fields import CHUNKS_BY_ROLE, MESSAGES, Tagged
-from mistral_filter.fields import Array as List
+from mistral_filter.fields import CHUNKS_BY_ROLE
 from mistral_filter.judge import Judge
 from mistral_filter.rawjson import NULL, Node, first_byte
 
@@ -45,14 +42,12 @@ class Conversation:
         A list among them is a conversation of its own, if they are not *inner* ones already.
         """
         order = _Order(messages, ordered=self._ordered, bridge=self._bridge)
-        calls = Calls()
+        calls = Calls(judge)
         for index in range(len(messages.items)):
             message = messages.part(index)
             if isinstance(message, Object):
                 role = order.settle(message)
-                for chunk in self._translate(message, role, index, calls):
-                    judge.one(chunk, _USERS_CHUNK)
-                    order.attachments.append(chunk)
+                order.attachments += self._translate(message, role, index, calls, judge)
                 judge.message(message)
                 order.place(message, index, role)
                 continue
@@ -61,7 +56,7 @@ class Conversation:
             order.place(None, index, "")
         order.end()
 
-    def _translate(self, message: Object, role: str, index: int, calls: Calls) -> list[Object]:
+    def _translate(self, message: Object, role: str, index: int, calls: Calls, judge: Judge) -> list[Object]:
         """Translates what *message* holds. Returns the chunks that may not stand in it but in a user's message."""
         thought: str | None = None
         moved: list[Object] = []
@@ -70,25 +65,13 @@ class Conversation:
         elif role == "tool":
             calls.result(message)
         if role in CHUNKS_BY_ROLE and first_byte(message.fields.get("content")) != 0x22:
-            moved = translate_content(message, role, reads_reasoning=self._reads_reasoning, by_role=self._ordered)
+            moved = translate_content(message, role, judge, reads_reasoning=self._reads_reasoning, by_role=self._ordered)
         if thought is not None:
             _put_first(message, thought)
         if role == "assistant" and not (self._ordered and _is_empty(message)):
             # an empty one will not stand between calls and results
             calls.assistant(message, index)
         return moved
-
-
-def _users_chunk() -> Any:
-    message = MESSAGES.items
-    assert isinstance(message, Tagged)
-    content = message.variants["user"].fields["content"]
-    assert isinstance(content, List)
-    return content.items
-
-
-_USERS_CHUNK = _users_chunk()
-"""What a chunk that moves into a user's message is judged by."""
 
 
 class _Order:

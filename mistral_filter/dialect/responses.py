@@ -69,8 +69,8 @@ class _Turns:
     def __init__(self, document: Document, items: Array | None) -> None:
         self.messages: list[Any] = []
         self._document = document
-        given = () if items is None else items.objects()
-        self._results = Counter(item.text("call_id") for item in given if _kind(item) in _RESULTS)
+        given = () if items is None else items.each()
+        self._results = Counter(item.text("call_id") for _, item in given if _kind(item) in _RESULTS)
         """The results that are still to come."""
         self._open: dict[str | None, int] = {}
         """How many calls with an id wait for results that are among them."""
