@@ -16,12 +16,13 @@ from mistral_filter.changes import Change
 from mistral_filter.dialect import request, tools
 from mistral_filter.dialect.messages import Conversation
 from mistral_filter.dialect.responses import responses_body
-from mistral_filter.document import Document, Object, encode
+from mistral_filter.document import Document
 from mistral_filter.errors import Refused, TooDeep
 from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, KEEP
 from mistral_filter.fields import Object as Table
 from mistral_filter.judge import Judge, Location
 from mistral_filter.parsing import parse_with_surrogates
+from mistral_filter.parts import Object, encode
 from mistral_filter.surrogates import Surrogates
 
 __all__ = ["BOM", "Facts", "Filtered", "accepted_names", "filter_body"]

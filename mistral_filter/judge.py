@@ -9,8 +9,8 @@ from msgspec import Raw
 
 from mistral_filter import fields
 from mistral_filter.dialect.values import UNKNOWN, note_drop, repair_value
-from mistral_filter.document import GONE, Array, Object, Part
 from mistral_filter.fields import KEEP, SET, Value
+from mistral_filter.parts import GONE, Array, Object, Part
 from mistral_filter.plain import is_plain
 from mistral_filter.rawjson import NULL
 

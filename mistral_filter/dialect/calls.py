@@ -9,9 +9,9 @@ from collections import Counter, deque
 from typing import NamedTuple
 
 from mistral_filter.dialect.values import note_rest
-from mistral_filter.document import Object
 from mistral_filter.fields import FUNCTION_NAME, MESSAGES, TOOL_CALL_ID, Array, Node, Tagged
 from mistral_filter.judge import Judge
+from mistral_filter.parts import Object
 from mistral_filter.rawjson import NULL
 
 __all__ = ["Calls"]

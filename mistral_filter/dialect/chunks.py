@@ -7,11 +7,11 @@ import re
 from typing import Any
 
 from mistral_filter.dialect.values import note_rest
-from mistral_filter.document import GONE, Array, Object
 from mistral_filter.errors import Refused
 from mistral_filter.fields import CHUNKS_BY_ROLE, MESSAGES, Node, Tagged
 from mistral_filter.fields import Array as List
 from mistral_filter.judge import Judge
+from mistral_filter.parts import GONE, Array, Object
 from mistral_filter.rawjson import NULL
 from mistral_filter.rawjson import Node as JSONObject
 

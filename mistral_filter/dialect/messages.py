@@ -9,9 +9,9 @@ from msgspec import Raw
 
 from mistral_filter.dialect.calls import Calls
 from mistral_filter.dialect.chunks import holds_thoughts, translate_content
-from mistral_filter.document import Array, Object
 from mistral_filter.fields import CHUNKS_BY_ROLE
 from mistral_filter.judge import Judge
+from mistral_filter.parts import Array, Object
 from mistral_filter.rawjson import NULL, Node, first_byte
 
 __all__ = ["Conversation"]

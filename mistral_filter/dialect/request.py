@@ -8,8 +8,8 @@ from typing import Any
 from mistral_filter.dialect.chunks import joined_text
 from mistral_filter.dialect.tools import without_schema_ids
 from mistral_filter.dialect.values import note_rest
-from mistral_filter.document import Array, Object
 from mistral_filter.errors import Refused
+from mistral_filter.parts import Array, Object
 from mistral_filter.rawjson import NULL, as_number
 
 __all__ = ["embedding_input", "prediction", "reads_reasoning", "reasoning", "rename_fields", "response_format", "stop"]

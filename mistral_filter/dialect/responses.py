@@ -6,8 +6,8 @@ from collections import Counter
 from typing import Any
 
 from mistral_filter.dialect.values import note_rest
-from mistral_filter.document import Array, Document, Object, Part, Place
 from mistral_filter.errors import Refused
+from mistral_filter.parts import Array, Object, Opener, Part, Place
 from mistral_filter.rawjson import NULL, Node, as_array
 
 __all__ = ["responses_body"]
@@ -66,7 +66,7 @@ class _Turns:
     Nothing may stand between calls and their results in chat; in a Responses request a message may, and is put behind them.
     """
 
-    def __init__(self, document: Document, items: Array | None) -> None:
+    def __init__(self, document: Opener, items: Array | None) -> None:
         self.messages: list[Any] = []
         self._document = document
         given = () if items is None else items.each()

@@ -7,7 +7,7 @@ from msgspec import Raw
 
 from mistral_filter import fields
 from mistral_filter.dialect.values import note_rest
-from mistral_filter.document import GONE, Array, Object, Part
+from mistral_filter.parts import GONE, Array, Object, Part
 
 __all__ = ["legacy_functions", "tool_choice", "tools", "without_schema_ids"]
 

@@ -9,8 +9,8 @@ import msgspec
 from msgspec import Raw
 
 from mistral_filter.changes import Loss
-from mistral_filter.document import GONE, Object
 from mistral_filter.fields import NEUTRAL, WITHOUT_EFFECT, Value
+from mistral_filter.parts import GONE, Object
 from mistral_filter.rawjson import NULL, as_number, as_text
 
 __all__ = ["UNKNOWN", "Repair", "note_drop", "note_rest", "repair_value"]

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from mistral_filter import filter_body
-from mistral_filter.document import BUDGET, Array, Document, Object, encode
+from mistral_filter.document import BUDGET, Document
 from mistral_filter.errors import TooComplex, TooDeep
 from mistral_filter.parsing import check_depth, parse, survey
+from mistral_filter.parts import Array, Object, encode
 from mistral_filter.plain import is_plain
 from mistral_filter.surrogates import Surrogates
 
