@@ -40,11 +40,16 @@ class Judge:
 
     def top(self, root: Object, table: fields.Object, left_out: Mapping[str, str]) -> None:
         """Judges the whole body. *left_out*: why a name that the API knows is not in *table*."""
-        elsewhere = [place for place in self._leave_out if place[1:] or place[0] not in table.required]
-        if elsewhere:
-            below = [place for place in elsewhere if table.fields.get(place[0]) is fields.MESSAGES and place[1:2] == ("*",)]
-            self._of_messages = [place[2:] for place in below if place[2:] and place[2:] not in _NEVER_LEFT_OUT]
-            elsewhere = [place for place in elsewhere if place not in below]
+        if not self._leave_out:
+            self.object(root, table, left_out)
+            return
+        elsewhere = []
+        for place in self._leave_out:
+            if table.fields.get(place[0]) is fields.MESSAGES and place[1:2] == ("*",):
+                if place[2:] and place[2:] not in _NEVER_LEFT_OUT:
+                    self._of_messages.append(place[2:])
+            elif place[1:] or place[0] not in table.required:
+                elsewhere.append(place)
         self.object(root, table, left_out)
         for place in elsewhere:
             _leave_out(root, place)

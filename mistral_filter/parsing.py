@@ -70,6 +70,9 @@ def _check_utf8(body: bytes) -> None:
         return
     view, start, end = memoryview(body), 0, len(body)
     try:
+        if end <= _UTF8_STEP:
+            codecs.utf_8_decode(body, "strict", True)
+            return
         while start < end:
             stop = min(start + _UTF8_STEP, end)
             start += codecs.utf_8_decode(view[start:stop], "strict", stop == end)[1]

@@ -103,7 +103,8 @@ class Part:
     def note(self, action: Action, path: str, reason: str, loss: Loss = "none", to: str | None = None) -> None:
         """Notes an edit of this part, which is written anew from now on. The edits below call it; a rule seldom has to."""
         self.document.note(action, path, reason, loss, to)
-        self.place.touch()
+        if not self.place.edited:
+            self.place.touch()
 
     def _open(self, value: Any, step: str | int) -> Part | None:
         """The *value* under *step* as a part of this one; None for a value that is no object and no list."""
