@@ -7,7 +7,7 @@ came in, and write back only what changed. Translations (``mistral_filter.dialec
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from msgspec import Raw
@@ -22,7 +22,7 @@ from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, KEEP
 from mistral_filter.fields import Object as Table
 from mistral_filter.judge import Judge, Location
 from mistral_filter.parsing import parse_with_surrogates
-from mistral_filter.parts import Object, encode
+from mistral_filter.parts import Array, Object, encode
 from mistral_filter.surrogates import Surrogates
 
 __all__ = ["BOM", "Facts", "Filtered", "accepted_names", "filter_body"]
@@ -82,7 +82,10 @@ def filter_body(
         document = Document(body)
         top, hidden = parse_with_surrogates(body)
         root = document.top(top, hidden.body if hidden else body)
-        conversation = _translate(root, endpoint, lists.accepted, bridge=bridge) if translate else None
+        conversation = None
+        if translate:
+            _translate(root, endpoint, lists.accepted)
+            conversation = partial(_converse, root, endpoint in _CHAT_ENDPOINTS, bridge)
         judge = Judge(repair=translate, leave_out=leave_out, conversation=conversation)
         judge.top(root, lists.accepted, lists.left_out)
         document.finish()
@@ -91,8 +94,8 @@ def filter_body(
         raise TooDeep from None
 
 
-def _translate(root: Object, endpoint: str, accepted: Table, *, bridge: bool) -> Conversation:
-    """All rules above the messages. Returns the translator of messages, which the judge calls when it comes to them."""
+def _translate(root: Object, endpoint: str, accepted: Table) -> None:
+    """All rules above the messages; those are translated when the judge comes to them."""
     names = accepted.fields
     if endpoint in _CHAT_ENDPOINTS:
         responses_body(root)
@@ -109,8 +112,10 @@ def _translate(root: Object, endpoint: str, accepted: Table, *, bridge: bool) ->
         request.embedding_input(root)
     request.rename_fields(root, names)
     request.stop(root)
-    ordered = endpoint in _CHAT_ENDPOINTS
-    return Conversation(ordered=ordered, reads_reasoning=request.reads_reasoning(root), bridge=bridge)
+
+
+def _converse(root: Object, ordered: bool, bridge: bool, messages: Array, judge: Judge) -> None:
+    Conversation(ordered=ordered, reads_reasoning=request.reads_reasoning(root), bridge=bridge)(messages, judge)
 
 
 def _result(root: Object, hidden: Surrogates | None, body: bytes, endpoint: str, *, strict: bool) -> Filtered:
