@@ -130,10 +130,7 @@ class Document:
 
     def _has_every_value(self, raw: Raw, fields: Node) -> bool:
         """Whether the *fields* of the object *raw* are all that it holds: no key is repeated. False may mean odd white space."""
-        if len(raw) < SMALL:
-            compact = len(_encode(fields))
-        else:
-            compact = sum(map(len, fields)) + sum(map(len, fields.values())) + 4 * len(fields) + 1  # no copy of large values
+        compact = len(_encode(fields)) if len(raw) < SMALL else _shortest(fields)
         if len(raw) == compact:
             return True  # the shortest way to write the fields leaves no room for more
         if len(raw) != compact + 2 * len(fields) - 1:
@@ -177,7 +174,15 @@ def _compact_objects(raw: Raw) -> list[Node] | None:
         objects: list[Node] = _decode_objects(raw)
     except msgspec.ValidationError:
         return None
+    if len(raw) > SMALL:  # no copy of large values
+        return objects if sum(map(_shortest, objects)) + len(objects) + 1 == len(raw) else None
     return objects if Raw(_encode(objects)) == raw else None
+
+
+def _shortest(fields: Node) -> int:
+    """The length of an object without white space and without escapes in its keys. With either, or with a second value for a
+    key, the JSON is longer."""
+    return sum(map(len, fields)) + sum(map(len, fields.values())) + 4 * len(fields) + (1 if fields else 2)
 
 
 _FEW = 1000

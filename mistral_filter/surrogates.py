@@ -31,14 +31,16 @@ class Surrogates:
     def __init__(self, body: bytes) -> None:
         """*body* is JSON; ``self.body`` is the same without lone surrogates; ``self.found`` says whether there were any.
 
-        Raises TooComplex for more than 20,000 of them.
+        Raises TooComplex for more than 20,000 of them, or of that character.
         """
+        if body.count(_MARK) > _MOST:
+            raise _too_many()
         # an escaped backslash begins no escape: with all of them out of sight, every other backslash does
         text = body.replace(_MARK, _ITSELF)
         text = text.replace(_PAIR, _NEVER)
         text, count = _LONE.subn(_MARK + rb"\1\2\3", text, count=_MOST + 1)
         if count > _MOST:
-            raise TooComplex("The body holds too many halves of surrogate pairs. Send characters whole.")
+            raise _too_many()
         self.found = count > 0
         self.body = text.replace(_NEVER, _PAIR)
 
@@ -49,3 +51,7 @@ class Surrogates:
     def restore_text(self, name: str) -> str:
         """The same for a name that was read from the body."""
         return self.restore(name.encode()).decode()
+
+
+def _too_many() -> TooComplex:
+    return TooComplex("The body holds too many halves of surrogate pairs. Send characters whole.")
