@@ -38,7 +38,8 @@ class Explanation(NamedTuple):
         )
 
 
-_UNREADABLE = ("invalid_json", "json_too_deep")
+_UNREADABLE = ("invalid_json", "json_too_deep", "too_complex")
+"""Codes of bodies that may be no JSON."""
 
 
 def explain(body: bytes, endpoint: str, **options: Any) -> Explanation:

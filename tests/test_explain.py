@@ -80,6 +80,8 @@ def test_it_explains_what_the_filter_does(options: dict[str, Any]) -> None:
         (BOM + BAD, "chat", {"strict": True}, "strict"),
         (b'{"logit_bias":1,"model":"\\ud83d"}', "chat", {"strict": True}, "strict"),
         (b'{"input":[1,2]}', "embeddings", {}, "token_ids"),
+        (b'{"messages":[' + b"{}," * 200_000, "chat", {}, "too_complex"),
+        (b'{"messages":[' + b",".join([b"{}"] * 200_000) + b"]}", "chat", {}, "too_complex"),
     ],
 )
 def test_a_refusal_is_explained_too(body: bytes, endpoint: str, options: dict[str, Any], code: str) -> None:
