@@ -16,7 +16,7 @@ from msgspec import Raw
 from mistral_filter.changes import Action, Change, Loss
 from mistral_filter.errors import MAX_DEPTH, TooComplex
 from mistral_filter.parsing import check_depth, may_be_deep, may_have_more_commas, survey
-from mistral_filter.parts import SMALL, Array, Object, Part, Place
+from mistral_filter.parts import SMALL, Array, Object, Part, Position
 from mistral_filter.rawjson import Node
 
 __all__ = ["BUDGET", "REPEATED", "Document"]
@@ -50,7 +50,7 @@ class Document:
 
     def top(self, fields: Node, body: bytes) -> Object:
         """The part for the whole *body*, whose top level is *fields*. Raises TooComplex."""
-        root = Object(self, Place(None, ""), Raw(body), fields)
+        root = Object(self, Position(None, ""), Raw(body), fields)
         self._open_members(root, fields.values())
         self._note_repeated(root)
         return root
@@ -62,42 +62,42 @@ class Document:
             raise self._too_complex(path)
         self.changes.append(Change(action, path, reason, loss, to))
 
-    def open_object(self, raw: Raw, place: Place) -> Object:
-        """The object *raw* at *place*; a key that is repeated in it is noted. Raises TooComplex."""
+    def open_object(self, raw: Raw, position: Position) -> Object:
+        """The object *raw* at *position*; a key that is repeated in it is noted. Raises TooComplex."""
         if self._crowded:
-            self._survey(raw, place)
-        part = Object(self, place, raw, _decode_object(raw))
+            self._survey(raw, position)
+        part = Object(self, position, raw, _decode_object(raw))
         self._open_members(part, part.fields.values())
         self._note_repeated(part)
         return part
 
-    def open_array(self, raw: Raw, place: Place) -> Array:
-        """The list *raw* at *place*. Raises TooComplex."""
-        if self._crowded and self._survey(raw, place) > self._left:
-            raise self._too_complex(place.path)  # nearly all lists are opened to the last value in them
+    def open_array(self, raw: Raw, position: Position) -> Array:
+        """The list *raw* at *position*. Raises TooComplex."""
+        if self._crowded and self._survey(raw, position) > self._left:
+            raise self._too_complex(position.path)  # nearly all lists are opened to the last value in them
         objects = _compact_objects(raw)
         if objects is None:
-            part = Array(self, place, raw, _decode_array(raw))
+            part = Array(self, position, raw, _decode_array(raw))
             self._open_members(part, part.items)
             return part
-        part = Array(self, place, raw, objects)
+        part = Array(self, position, raw, objects)
         self._open_members(part, [member for item in objects for member in item.values()], len(objects))
         return part
 
-    def new(self, value: Node | list[Any], place: Place) -> Part:
-        """A part made of *value*, which is no value of the request's, at a *place* that has been edited."""
+    def new(self, value: Node | list[Any], position: Position) -> Part:
+        """A part made of *value*, which is no value of the request's, at a *position* that has been edited."""
         self._left -= _PART
-        place.edited = True
-        return Object(self, place, None, value) if isinstance(value, dict) else Array(self, place, None, value)
+        position.edited = True
+        return Object(self, position, None, value) if isinstance(value, dict) else Array(self, position, None, value)
 
-    def _survey(self, value: bytes | Raw, place: Place | None) -> int:
+    def _survey(self, value: bytes | Raw, position: Position | None) -> int:
         """How many values are in *value*, which is to be opened; 0: few. Raises TooComplex for too many members."""
         found = survey(value, max(self._left, 0))
         if found is None:
             return 0
         self._left -= found.steps // _STEPS
         if found.members > self._left:
-            raise self._too_complex("" if place is None else place.path)
+            raise self._too_complex("" if position is None else position.path)
         return found.values
 
     def is_flat(self, raw: Raw) -> None:

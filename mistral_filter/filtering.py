@@ -132,7 +132,7 @@ def _result(root: Object, hidden: Surrogates | None, body: bytes, endpoint: str,
         )
     base64 = endpoint == "embeddings" and root.text("encoding_format") == "base64"
     facts = Facts(model, root.fields.get("stream") == _TRUE, base64)
-    if not root.place.edited and not changes:
+    if not root.position.edited and not changes:
         return Filtered(body, (), facts)
     out = encode(root.fields)
     return Filtered(hidden.restore(out) if hidden else out, tuple(changes), facts)

@@ -35,7 +35,7 @@ class Judge:
         list of messages and has each one judged; None: they are only judged."""
         self._repair = repair
         self._conversation = conversation
-        self._leave_out = [place for place in leave_out if place]
+        self._leave_out = [location for location in leave_out if location]
         self._of_messages: list[Location] = []
 
     def top(self, root: Object, table: fields.Object, left_out: Mapping[str, str]) -> None:
@@ -44,15 +44,15 @@ class Judge:
             self.object(root, table, left_out)
             return
         elsewhere = []
-        for place in self._leave_out:
-            if table.fields.get(place[0]) is fields.MESSAGES and place[1:2] == ("*",):
-                if place[2:] and place[2:] not in _NEVER_LEFT_OUT:
-                    self._of_messages.append(place[2:])
-            elif place[1:] or place[0] not in table.required:
-                elsewhere.append(place)
+        for location in self._leave_out:
+            if table.fields.get(location[0]) is fields.MESSAGES and location[1:2] == ("*",):
+                if location[2:] and location[2:] not in _NEVER_LEFT_OUT:
+                    self._of_messages.append(location[2:])
+            elif location[1:] or location[0] not in table.required:
+                elsewhere.append(location)
         self.object(root, table, left_out)
-        for place in elsewhere:
-            _leave_out(root, place)
+        for location in elsewhere:
+            _leave_out(root, location)
 
     def object(self, part: Object, table: fields.Object, left_out: Mapping[str, str] = MappingProxyType({})) -> None:
         """Judges an object by its *table*."""
@@ -93,8 +93,8 @@ class Judge:
     def message(self, message: Object) -> None:
         """Judges one message by its role."""
         self.one(message, fields.MESSAGES.items)
-        for place in self._of_messages:
-            _leave_out(message, place)
+        for location in self._of_messages:
+            _leave_out(message, location)
 
     def _inside(self, part: Object, name: str, known: fields.Node) -> None:
         value = part.fields[name]
@@ -130,8 +130,8 @@ class Judge:
             messages.close(index)
 
 
-def _leave_out(part: Part, place: Location) -> None:
-    step, rest = place[0], place[1:]
+def _leave_out(part: Part, location: Location) -> None:
+    step, rest = location[0], location[1:]
     if isinstance(part, Array):
         for item in part.parts() if step == "*" and rest else ():
             _leave_out(item, rest)

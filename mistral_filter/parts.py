@@ -16,10 +16,10 @@ from msgspec import Raw
 from mistral_filter.changes import Action, Change, Loss
 from mistral_filter.rawjson import NULL, Node, as_number, as_text
 
-__all__ = ["GONE", "SMALL", "Array", "Object", "Opener", "Part", "Place", "encode"]
+__all__ = ["GONE", "SMALL", "Array", "Object", "Opener", "Part", "Position", "encode"]
 
 GONE = object()
-"""In a list: an item that has been left out. It keeps its place, so that the others keep theirs."""
+"""In a list: an item that has been left out. It keeps its position, so that the others keep theirs."""
 
 SMALL = 65536
 """Bytes."""
@@ -33,20 +33,20 @@ class Opener(Protocol):
     def note(self, action: Action, path: str, reason: str, loss: Loss = "none", to: str | None = None) -> None:
         """Notes a change."""
 
-    def open_object(self, raw: Raw, place: Place) -> Object:
+    def open_object(self, raw: Raw, position: Position) -> Object:
         """The object *raw* as a part."""
 
-    def open_array(self, raw: Raw, place: Place) -> Array:
+    def open_array(self, raw: Raw, position: Position) -> Array:
         """The list *raw* as a part."""
 
-    def new(self, value: Node | list[Any], place: Place) -> Part:
+    def new(self, value: Node | list[Any], position: Position) -> Part:
         """A part made of a new *value*."""
 
     def is_flat(self, raw: Raw) -> None:
         """The value *raw* has been seen not to nest."""
 
 
-class Place:
+class Position:
     """Where a part stood in the request as it came, and whether anything there or below has been edited.
 
     It leads upwards only and holds nothing of the request, so parts are freed as soon as nobody needs them.
@@ -54,7 +54,7 @@ class Place:
 
     __slots__ = ("_path", "edited", "step", "up")
 
-    def __init__(self, up: Place | None, step: str | int, path: str | None = None) -> None:
+    def __init__(self, up: Position | None, step: str | int, path: str | None = None) -> None:
         """*step* is the key or index below *up*. *path*: where the part came from, if not from there."""
         self.up = up
         self.step = step
@@ -63,17 +63,17 @@ class Place:
 
     @property
     def path(self) -> str:
-        """The place as changes name it: ``messages[0].content``; "" for the request itself."""
+        """The position as changes name it: ``messages[0].content``; "" for the request itself."""
         if self._path is None:
             self._path = "" if self.up is None else _below(self.up.path, self.step)
         return self._path
 
-    def touch(self) -> None:
-        """What stands here is written anew, and so is all that holds it."""
-        place: Place | None = self
-        while place is not None and not place.edited:
-            place.edited = True
-            place = place.up
+    def set_edited(self) -> None:
+        """Notes that what stands here has been edited, and so has all that holds it."""
+        position: Position | None = self
+        while position is not None and not position.edited:
+            position.edited = True
+            position = position.up
 
 
 def _below(path: str, step: str | int) -> str:
@@ -85,37 +85,37 @@ def _below(path: str, step: str | int) -> str:
 class Part:
     """An opened object or list. *raw* are its bytes; None for a new part, and where the encoder would write the same bytes."""
 
-    __slots__ = ("document", "place", "raw")
+    __slots__ = ("document", "position", "raw")
 
     document: Opener
-    place: Place
+    position: Position
     raw: Raw | None
 
     @property
     def path(self) -> str:
         """Where the part stood in the request as it came."""
-        return self.place.path
+        return self.position.path
 
     def at(self, step: str | int) -> str:
         """The path of the member under the key or index *step*."""
-        return _below(self.place.path, step)
+        return _below(self.position.path, step)
 
     def note(self, action: Action, path: str, reason: str, loss: Loss = "none", to: str | None = None) -> None:
         """Notes an edit of this part, which is written anew from now on. The edits below call it; a rule seldom has to."""
         self.document.note(action, path, reason, loss, to)
-        if not self.place.edited:
-            self.place.touch()
+        if not self.position.edited:
+            self.position.set_edited()
 
     def _open(self, value: Any, step: str | int) -> Part | None:
         """The *value* under *step* as a part of this one; None for a value that is no object and no list."""
         if type(value) is not Raw:
             if isinstance(value, Part):
                 return value
-            return self.document.new(value, Place(self.place, step)) if isinstance(value, (dict, list)) else None
+            return self.document.new(value, Position(self.position, step)) if isinstance(value, (dict, list)) else None
         kind = memoryview(value)[0]
         if kind == 0x7B:
-            return self.document.open_object(value, Place(self.place, step))
-        return self.document.open_array(value, Place(self.place, step)) if kind == 0x5B else None
+            return self.document.open_object(value, Position(self.position, step))
+        return self.document.open_array(value, Position(self.position, step)) if kind == 0x5B else None
 
 
 class Object(Part):
@@ -123,9 +123,9 @@ class Object(Part):
 
     __slots__ = ("fields",)
 
-    def __init__(self, document: Opener, place: Place, raw: Raw | None, fields: Node) -> None:
+    def __init__(self, document: Opener, position: Position, raw: Raw | None, fields: Node) -> None:
         self.document = document
-        self.place = place
+        self.position = position
         self.raw = raw
         self.fields = fields
 
@@ -196,9 +196,9 @@ class Array(Part):
 
     __slots__ = ("first", "is_judged", "items")
 
-    def __init__(self, document: Opener, place: Place, raw: Raw | None, items: list[Any]) -> None:
+    def __init__(self, document: Opener, position: Position, raw: Raw | None, items: list[Any]) -> None:
         self.document = document
-        self.place = place
+        self.position = position
         self.raw = raw
         self.items = items
         self.first: list[Any] = []
@@ -209,7 +209,7 @@ class Array(Part):
         """The object or list at *index*, opened; None: neither is there."""
         value = self.items[index]
         if type(value) is dict and self.raw is not None:
-            part: Part | None = Object(self.document, Place(self.place, index), None, value)
+            part: Part | None = Object(self.document, Position(self.position, index), None, value)
         else:
             part = self._open(value, index)
         if part is not None and part is not value:
@@ -255,7 +255,7 @@ class Array(Part):
         """No rule opens the item at *index* again. It becomes bytes, because parts take memory; but a large one stays."""
         item = self.items[index]
         if isinstance(item, Part) and item.raw is not None:
-            if not item.place.edited:
+            if not item.position.edited:
                 self.items[index] = item.raw
             elif len(item.raw) < SMALL:
                 self.items[index] = Raw(encode(item))
@@ -265,7 +265,7 @@ def _written(part: Any) -> Any:
     """A part as the encoder is to write it."""
     if not isinstance(part, Part):
         raise TypeError(f"{type(part).__name__} is no JSON")
-    if part.raw is not None and not part.place.edited:
+    if part.raw is not None and not part.position.edited:
         return part.raw
     if isinstance(part, Object):
         return part.fields

@@ -101,7 +101,7 @@ class Calls:
                 self._judge.one(call, _CALL)
             calls.is_judged = True
 
-    def _call(self, call: Object, place: str) -> None:
+    def _call(self, call: Object, position: str) -> None:
         if call.text("type") == "custom":
             _custom_call(call)
         function = call.object("function")
@@ -110,7 +110,7 @@ class Calls:
         given = call.text("id")
         sent = _sent_id(call, "id")
         again = self._open.count(sent)
-        id = self._fit(f"\0{place}" if sent is None else f"{sent}\0{again}" if again else sent)
+        id = self._fit(f"\0{position}" if sent is None else f"{sent}\0{again}" if again else sent)
         self._open.add(_Call(sent, id, function.text("name") if function is not None else None))
         if id != given:
             call.set("id", id, "Mistral's ids are nine letters or digits")

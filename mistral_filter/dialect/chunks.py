@@ -60,7 +60,7 @@ def translate_content(message: Object, role: str, judge: Judge, *, reads_reasoni
     content = message.array("content")
     if content is None:
         return []
-    moved = []
+    attachments = []
     for index, part in content.each():
         _translate(part, content, index, reads_reasoning=reads_reasoning)
         if content.items[index] is GONE:
@@ -69,14 +69,14 @@ def translate_content(message: Object, role: str, judge: Judge, *, reads_reasoni
             if role == "tool" and (kind := part.text("type")) in CHUNKS_BY_ROLE["user"] and kind != "reference":
                 content.take(index, "a tool's result is text only", "approximate", "a user message")
                 judge.one(part, CHUNK_TABLES["user"])
-                moved.append(part)
+                attachments.append(part)
                 continue
             _replace(part, content, index, role)
         judge.one(part, CHUNK_TABLES[role])
     content.is_judged = True
     if content.items and content.is_empty():
-        message.fields["content"] = _PLACEHOLDER if moved else ""  # what stood there has been noted, part by part
-    return moved
+        message.fields["content"] = _PLACEHOLDER if attachments else ""  # what stood there has been noted, part by part
+    return attachments
 
 
 def holds_thoughts(content: Array) -> bool:

@@ -49,29 +49,29 @@ class Conversation:
                 role = order.settle(message)
                 order.attachments += self._translate(message, role, index, calls, judge)
                 judge.message(message)
-                order.place(message, index, role)
+                order.add(message, index, role)
                 continue
             if isinstance(message, Array) and not inner:  # several conversations
                 self(message, judge, inner=True)
-            order.place(None, index, "")
+            order.add(None, index, "")
         order.end()
 
     def _translate(self, message: Object, role: str, index: int, calls: Calls, judge: Judge) -> list[Object]:
         """Translates what *message* holds. Returns the chunks that may not stand in it but in a user's message."""
         thought: str | None = None
-        moved: list[Object] = []
+        attachments: list[Object] = []
         if role == "assistant":
             thought = _fed_back(message, reads_reasoning=self._reads_reasoning)
         elif role == "tool":
             calls.result(message)
         if role in CHUNKS_BY_ROLE and first_byte(message.fields.get("content")) != 0x22:
-            moved = translate_content(message, role, judge, reads_reasoning=self._reads_reasoning, by_role=self._ordered)
+            attachments = translate_content(message, role, judge, reads_reasoning=self._reads_reasoning, by_role=self._ordered)
         if thought is not None:
             _put_first(message, thought)
         if role == "assistant" and not (self._ordered and _is_empty(message)):
             # an empty one will not stand between calls and results
             calls.assistant(message, index)
-        return moved
+        return attachments
 
 
 class _Order:
@@ -80,7 +80,7 @@ class _Order:
     def __init__(self, messages: Array, *, ordered: bool, bridge: bool) -> None:
         self._messages = messages
         self._ordered, self._bridge = ordered, bridge
-        self._placed: list[int | Node] = []
+        self._out: list[int | Node] = []
         """All messages as they go out: the index of one that came, or a new one."""
         self._last: Object | None = None
         self._previous = ""
@@ -102,7 +102,7 @@ class _Order:
     def _follows_an_answer(self) -> bool:
         return self._ordered and self._previous in ("assistant", "tool") and not self.attachments
 
-    def place(self, message: Object | None, index: int, role: str) -> None:
+    def add(self, message: Object | None, index: int, role: str) -> None:
         """Puts the translated message number *index* behind the others, or leaves it out. None: it is no object."""
         if self._ordered and role != "tool":
             self._end_tools()
@@ -119,20 +119,20 @@ class _Order:
         """Settles what depends on which message is the last."""
         if self._ordered:
             self._end_tools()
-            last = self._last if self._previous == "assistant" and len(self._placed) > 1 else None
+            last = self._last if self._previous == "assistant" and len(self._out) > 1 else None
             if last is not None and not _is_prefix(last) and not _has_calls(last):
                 last.insert("prefix", True, "a last assistant message is one to go on with", "approximate")
-        if self._messages.place.edited:
+        if self._messages.position.edited:
             items = self._messages.items
-            self._messages.items = [items[place] if isinstance(place, int) else place for place in self._placed]
+            self._messages.items = [items[item] if isinstance(item, int) else item for item in self._out]
 
-    def _append(self, place: int | Node, message: Object | None, role: str) -> None:
+    def _append(self, item: int | Node, message: Object | None, role: str) -> None:
         last = self._last
         if last is not None and self._ordered and self._previous == "assistant" and _is_prefix(last):
             last.drop("prefix", "only the last message can be a prefix")
-        if self._placed and isinstance(self._placed[-1], int):
-            self._messages.close(self._placed[-1])
-        self._placed.append(place)
+        if self._out and isinstance(self._out[-1], int):
+            self._messages.close(self._out[-1])
+        self._out.append(item)
         self._last, self._previous = message, role
 
     def _end_tools(self) -> None:
@@ -146,7 +146,7 @@ class _Order:
             self._insert({"role": "assistant", "content": _BRIDGE}, "between a tool's and a user's")
 
     def _insert(self, message: Node, why: str) -> None:
-        path = f"messages[{len(self._placed)}]"
+        path = f"messages[{len(self._out)}]"
         self._messages.note("insert", path, f"a message of role {message['role']} {why}")
         self._append(message, None, message["role"])
 

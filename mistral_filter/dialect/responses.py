@@ -7,7 +7,7 @@ from typing import Any
 
 from mistral_filter.dialect.values import note_rest
 from mistral_filter.errors import Refused
-from mistral_filter.parts import Array, Object, Opener, Part, Place
+from mistral_filter.parts import Array, Object, Opener, Part, Position
 from mistral_filter.rawjson import NULL, Node, as_array
 
 __all__ = ["responses_body"]
@@ -45,7 +45,7 @@ def responses_body(body: Object) -> None:
     turns.end()
     body.note("rename", "input", "chat's form of a Responses request", to="messages")
     del body.fields["input"]
-    body.fields["messages"] = body.document.new(turns.messages, Place(body.place, "messages"))
+    body.fields["messages"] = body.document.new(turns.messages, Position(body.position, "messages"))
     _text(body)
 
 
@@ -81,7 +81,7 @@ class _Turns:
     def add(self, message: Any, origin: str) -> Any:
         """Adds a message that is no result and that came from the path *origin*; returns it as it will stand in the list."""
         if isinstance(message, dict):
-            message = self._document.new(message, Place(None, "", origin))
+            message = self._document.new(message, Position(None, "", origin))
         if self._open:
             self._held.append((message, origin))
         else:
@@ -151,7 +151,7 @@ class _Turns:
 
     def _result(self, item: Object) -> None:
         fields = {"role": "tool", "tool_call_id": item.fields.get("call_id", NULL), "content": item.fields.get("output", "")}
-        self.messages.append(self._document.new(fields, item.place))
+        self.messages.append(self._document.new(fields, item.position))
         note_rest(item, ("type", "call_id", "output"))
         id = item.text("call_id")
         self._results[id] -= 1

@@ -76,7 +76,7 @@ def test_nothing_edited_is_nothing_written_anew() -> None:
         array = root.array(name)
         assert array is not None
         assert [part.path for part in array.parts()] == [f"{name}[0]", f"{name}[1]"]
-    assert not root.place.edited
+    assert not root.position.edited
     assert encode(root) == body
 
 
