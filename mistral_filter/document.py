@@ -124,7 +124,9 @@ class Document:
         assert part.raw is not None
         if self._has_every_value(part.raw, part.fields):
             return
-        for name, count in Counter(key.text for key in _decode_keys(part.raw)).items():
+        counts = Counter(key.text for key in _decode_keys(part.raw))
+        self._left -= counts.total()
+        for name, count in counts.items():
             if count > 1:
                 part.note("drop", part.at(name), REPEATED)
 
