@@ -23,7 +23,7 @@ OUTCOMES = frozenset(
     # what was refused
     "bad_authorization bad_content_length bad_path bad_request bad_transfer_encoding body_cut_short body_timeout "
     "body_too_large foreign_file_id internal invalid_api_key invalid_json json_too_deep method_not_allowed no_key "
-    "not_an_object not_found not_supported_by_mistral overloaded stateful_conversation strict token_ids "
+    "not_an_object not_found not_supported_by_mistral overloaded stateful_conversation strict token_ids too_complex "
     "unsupported_content_encoding "
     # what went wrong behind us
     "upstream_connect_timeout upstream_cut upstream_deadline upstream_disconnected upstream_dns upstream_error_too_large "
