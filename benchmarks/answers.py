@@ -23,8 +23,8 @@ CALL = {"id": "a1B2c3D4e", "index": 0, "function": {"name": "search", "arguments
 TEXT = event({"content": " word"})
 THINKING = event({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": " word"}]}]})
 
-OPENAI = plan("chat", b"", "")
-LEFT_ALONE = plan("chat", b"", "mistral-client-python/3.7.0")
+OPENAI = plan("chat", False, "")
+LEFT_ALONE = plan("chat", False, "mistral-client-python/3.7.0")
 HALVES = [half for _ in range(CHUNKS // 2) for half in (TEXT[:100], TEXT[100:])]
 
 ROWS: list[tuple[str, Plan, list[bytes]]] = [

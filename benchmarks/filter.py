@@ -1,6 +1,7 @@
 """What the filter costs, beside the standard library's parse and write. Run: python -m benchmarks.filter
 
-Bodies of 1 KB, 32 KB, 256 KB (500 messages) and 5 MB (an image), each with five fields that Mistral does not take.
+Bodies of 1 KB, 32 KB, 256 KB (500 messages) and 5 MB (an image), each with five fields that Mistral does not take; 30 tools of
+1 KB, and 100 messages with tool calls.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ def text(size: int) -> str:
     return " ".join(words)
 
 
-def body(messages: list[dict[str, object]]) -> bytes:
-    request = {"model": "mistral-small-latest", "messages": messages, "temperature": 0.7, "max_tokens": 256, **EXTRA}
+def body(messages: list[dict[str, object]], **more: object) -> bytes:
+    request = {"model": "mistral-small-latest", "messages": messages, "temperature": 0.7, "max_tokens": 256, **EXTRA, **more}
     return json.dumps(request, ensure_ascii=False, separators=(",", ":")).encode()
 
 
@@ -40,6 +41,25 @@ def image(size: int) -> list[dict[str, object]]:
     url = "data:image/png;base64," + base64.b64encode(DICE.randbytes(size * 3 // 4)).decode()
     parts = [{"type": "text", "text": "what is this"}, {"type": "image_url", "image_url": {"url": url}}]
     return [{"role": "user", "content": parts}]
+
+
+def tools(count: int, size: int) -> list[dict[str, object]]:
+    parameters = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+    function = {"name": "look_up", "description": text(size), "parameters": parameters}
+    return [{"type": "function", "function": function} for _ in range(count)]
+
+
+def turns(count: int) -> list[dict[str, object]]:
+    talk: list[dict[str, object]] = []
+    for number in range(count):
+        call = {"id": f"call_{number}", "type": "function", "function": {"name": "look_up", "arguments": '{"a":"b"}'}}
+        talk += [
+            {"role": "user", "content": text(100)},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": call["id"], "content": text(200)},
+            {"role": "assistant", "content": text(200)},
+        ]
+    return [*talk, {"role": "user", "content": "go on"}]
 
 
 BODIES = {
@@ -61,16 +81,18 @@ def parse_and_write(raw: bytes) -> str:
 
 
 def main() -> None:
-    print(f"{'body':22} {'bytes':>9} {'classic':>9} {'current':>9} {'lists only':>10} {'json':>9}   µs, best of 5")
-    for name, messages in BODIES.items():
-        raw = body(messages)
+    print(f"{'body':24} {'bytes':>9} {'classic':>9} {'current':>9} {'lists only':>10} {'json':>9}   µs, best of 5")
+    requests = {name: body(messages) for name, messages in BODIES.items()}
+    requests["30 tools of 1 KB"] = body(conversation(1, 100), tools=tools(30, 900))
+    requests["100 messages, 25 calls"] = body(turns(25))
+    for name, raw in requests.items():
         figures = (
             microseconds(partial(filter_body, raw, fields="classic")),
             microseconds(partial(filter_body, raw, fields="current")),
             microseconds(partial(filter_body, raw, translate=False)),
             microseconds(partial(parse_and_write, raw)),
         )
-        print(f"{name:22} {len(raw):9} {figures[0]:9.0f} {figures[1]:9.0f} {figures[2]:10.0f} {figures[3]:9.0f}")
+        print(f"{name:24} {len(raw):9} {figures[0]:9.0f} {figures[1]:9.0f} {figures[2]:10.0f} {figures[3]:9.0f}")
 
 
 if __name__ == "__main__":

@@ -1,57 +1,202 @@
-"""How the filter's time grows with bodies of very many parts. Run: python -m benchmarks.growth
+"""What the filter's work on one body is bounded by. Run: python -m benchmarks.growth [MEGABYTES ...]
 
-A factor near 2 for twice the parts is linear; near 4 is quadratic, and a way for anybody to stop a server with a small body.
+Each kind of body is made of very many small parts. For each size the time and the memory are measured in a process of its own,
+beside ``json.loads`` of the same bytes, and for each kind the largest body that is not refused as too complex is looked for: the
+dearest that anybody can send. A kind fails when the filter takes more than ``json.loads`` and half a second, or more memory than
+four bodies (and 16 MB, for small ones).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+import subprocess
+import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
 
-from mistral_filter import filter_body
+from mistral_filter import MistralFilterError, filter_body
 
-PARTS = 20_000
+USER = '{"role":"user","content":"Hi"}'
+SECONDS = 0.5
+MEGABYTE = 1_000_000
 
 
-def bodies(count: int) -> dict[str, bytes]:
-    """Requests for chat, by name, of *count* parts each; results are in another order than their calls."""
-    user = {"role": "user", "content": "Hi"}
+def repeated(item: str) -> Callable[[int], str]:
+    return lambda count: ",".join([item]) + f",{item}" * (count - 1)
 
-    def call(id: object) -> dict[str, Any]:
-        return {"id": id, "type": "function", "function": {"name": "f", "arguments": "{}"}}
 
-    def talk(ids: list[object]) -> bytes:
-        calls = {"role": "assistant", "content": None, "tool_calls": [call(id) for id in ids]}
-        results = [{"role": "tool", "tool_call_id": id, "content": "r"} for id in reversed(ids)]
-        return json.dumps({"model": "m", "messages": [user, calls, *results]}).encode()
+def numbered(item: str) -> Callable[[int], str]:
+    return lambda count: ",".join(item.replace("#", str(n)) for n in range(count))
 
-    def items(*given: dict[str, Any]) -> bytes:
-        return json.dumps({"model": "m", "input": [user, *given]}).encode()
 
-    made = [{"type": "function_call", "call_id": f"c{n}", "name": "f", "arguments": "{}"} for n in range(count)]
-    done = [{"type": "function_call_output", "call_id": f"c{n}", "output": "r"} for n in reversed(range(count))]
-    said = [{"role": "assistant", "content": "x"} for _ in range(count)]
-    return {
-        "keys with one repeated": ('{"model":"m","x":1,"x":2,' + ",".join(f'"k{n}":0' for n in range(count)) + "}").encode(),
-        "keys written with escapes": ('{"model":"m",' + ",".join(f'"\\u0061{n}" : 0' for n in range(count)) + "}").encode(),
-        "calls and results": talk([f"call_{n}" for n in range(count)]),
-        "calls without ids": talk([None] * count),
-        "calls and results as items": items(*made, *done),
-        "texts beside a call as items": items(made[0], *said, done[-1]),
-    }
+def messages(items: Callable[[int], str], before: str = USER + ",") -> Callable[[int], str]:
+    return lambda count: f'{{"model":"m","messages":[{before}{items(count)}]}}'
+
+
+def field(name: str, items: Callable[[int], str], around: str = "[%s]") -> Callable[[int], str]:
+    return lambda count: f'{{"model":"m","messages":[{USER}],"{name}":{around % items(count)}}}'
+
+
+def one_message(start: str, items: Callable[[int], str], end: str) -> Callable[[int], str]:
+    return lambda count: f'{{"model":"m","messages":[{start}{items(count)}{end},{USER}]}}'
+
+
+CALLS = '{"role":"assistant","content":null,"tool_calls":['
+CALL = '{"id":"call_#","type":"function","function":{"name":"f","arguments":"{}"}}'
+RESULT = '{"role":"tool","tool_call_id":"call_#","content":"r"}'
+
+
+def calls_and_results(count: int) -> str:
+    backwards = ",".join(RESULT.replace("#", str(n)) for n in reversed(range(count)))
+    return f'{{"model":"m","messages":[{USER},{CALLS}{numbered(CALL)(count)}]}},{backwards},{USER}]}}'
+
+
+def turns(count: int) -> str:
+    one = f"{USER},{CALLS}{CALL}]}},{RESULT}" + ',{"role":"assistant","content":"A","name":"n","refusal":null}'
+    return messages(numbered(one))(count)
+
+
+ITEM = '{"type":"function_call","call_id":"c#","name":"f","arguments":"{}"}'
+UNKNOWN = '{"type":"x"}'
+TEXT = '{"role":"assistant","content":"x"}'
+DONE = '{"type":"function_call_output","call_id":"c#","output":"r"}'
+
+KINDS: dict[str, Callable[[int], str]] = {
+    "turns with tools": turns,
+    "calls and results": calls_and_results,
+    "empty tool calls": one_message(CALLS, repeated("{}"), "]}"),
+    "tool calls without ids": one_message(CALLS, repeated('{"function":{"name":"f"}}'), "]}"),
+    "custom calls": one_message(CALLS, repeated('{"type":"custom","custom":{}}'), "]}"),
+    "orphan results": messages(repeated('{"role":"tool","tool_call_id":"x"}')),
+    "results without ids": messages(repeated('{"role":"tool"}')),
+    "legacy calls": messages(repeated('{"role":"assistant","function_call":{}}')),
+    "empty messages": messages(repeated("{}")),
+    "empty answers": messages(repeated('{"role":"assistant"}')),
+    "plain messages": messages(repeated(USER)),
+    "spaced messages": messages(repeated('{"role" : "user","content":"" }')),
+    "lists for messages": messages(repeated("[]")),
+    "lists of messages": messages(repeated("[{}]")),
+    "numbers for messages": messages(repeated("0")),
+    "unknown fields of a message": one_message('{"role":"user","content":"",', numbered('"k#":0'), "}"),
+    "unknown fields of messages": messages(repeated('{"role":"user","content":"","x":0}')),
+    "repeated keys": lambda count: f'{{"model":"m",{repeated(chr(34) + "x" + chr(34) + ":0")(count)}}}',
+    "repeated keys of messages": messages(repeated('{"role":"user","role":"user"}')),
+    "keys with escapes": lambda count: '{"model":"m",' + numbered('"\\u0061#":0')(count) + "}",
+    "parts": one_message('{"role":"user","content":[', repeated('{"type":"text","text":""}'), "]}"),
+    "empty parts": one_message('{"role":"user","content":[', repeated("{}"), "]}"),
+    "parts that change": one_message('{"role":"user","content":[', repeated('{"type":"input_text"}'), "]}"),
+    "parts that move": one_message('{"role":"tool","content":[', repeated('{"type":"image_url"}'), "]}"),
+    "thoughts": one_message('{"role":"user","content":[{"type":"thinking","thinking":[', repeated("{}"), "]}]}"),
+    "nested lists of parts": one_message('{"role":"user","content":[', repeated("[[[]]]"), "]}"),
+    "lists of parts": one_message('{"role":"user","content":[', repeated("[{}]"), "]}"),
+    "functions": field("functions", repeated("{}")),
+    "functions with names": field("functions", repeated('{"name":"f"}')),
+    "flat tools": field("tools", repeated('{"name":"f"}')),
+    "empty tools": field("tools", repeated("{}")),
+    "unknown tools": field("tools", repeated('{"type":"x"}')),
+    "allowed tools": field("tool_choice", repeated("{}"), '{"type":"allowed_tools","tools":[%s]}'),
+    "prediction": field("prediction", repeated("{}"), '{"content":[%s]}'),
+    "stop": field("stop", repeated('""')),
+    "metadata": field("metadata", repeated("[]")),
+    "nested metadata": field("metadata", repeated("[[[[[[]]]]]]")),
+    "deep lists": field("metadata", lambda count: "[" * count + "]" * count, "%s"),
+    "open brackets": lambda count: "[" * count,
+    "open objects": lambda count: '{"":[' * count,
+    "items": lambda count: f'{{"model":"m","input":[{repeated("{}")(count)}]}}',
+    "items of unknown types": lambda count: f'{{"model":"m","input":[{repeated(UNKNOWN)(count)}]}}',
+    "calls and results as items": lambda count: f'{{"model":"m","input":[{numbered(ITEM)(count)},{numbered(DONE)(count)}]}}',
+    "texts beside a call as items": lambda count: f'{{"model":"m","input":[{ITEM},{repeated(TEXT)(count)},{DONE}]}}',
+    "half emoji": one_message('{"role":"user","content":"', lambda count: "\\ud83d" * count, '"}'),
+    "escapes beside half an emoji": one_message('{"role":"user","content":"\\ud83d', lambda count: "\\n" * count, '"}'),
+    "private characters beside half an emoji": one_message(
+        '{"role":"user","content":"\\ud83d', lambda count: "\ue000" * count, '"}'
+    ),
+    "commas in text": messages(repeated('{"role":"user","content":"' + ",,[{," * 20000 + '","name":"n"}')),
+    "quotes in text": messages(repeated('{"role":"user","content":"' + '\\"[' * 20000 + '","name":"n"}')),
+}
+
+
+def peak() -> int:
+    """The most memory that this process has had so far, in bytes (Linux; getrusage would count the parent's before exec)."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text("ascii"))
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def outcome() -> tuple[str, int, float, float, int]:
+    """What becomes of the body on stdin: the outcome, its bytes, seconds of the filter and of json.loads, and memory taken."""
+    body = sys.stdin.buffer.read()
+    before = peak()
+    began = time.process_time()
+    result = "kept"
+    try:
+        if filter_body(body).changes:
+            result = "changed"
+    except MistralFilterError as error:
+        result = str(error.code)
+    spent = time.process_time() - began
+    memory = peak() - before
+    began = time.process_time()
+    with contextlib.suppress(ValueError, RecursionError):
+        json.loads(body)
+    return result, len(body), spent, time.process_time() - began, memory
+
+
+def measured(kind: str, count: int) -> tuple[str, int, float, float, int]:
+    """The same in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.growth", "--one"]
+    ended = subprocess.run(command, input=KINDS[kind](count).encode(), capture_output=True, check=True)
+    result, size, spent, loads, memory = json.loads(ended.stdout)
+    return result, size, spent, loads, memory
+
+
+def sized(kind: str, size: int) -> int:
+    """How many parts make a body of about *size* bytes."""
+    each = (len(KINDS[kind](1001).encode()) - len(KINDS[kind](1).encode())) / 1000
+    return max(1, int(size / each))
+
+
+def most(kind: str, size: int) -> int:
+    """The most parts that a body of at most *size* bytes may have before it is too complex."""
+    low, high = 1, sized(kind, size)
+    while high - low > low // 50 + 1:
+        middle = (low + high) // 2
+        try:
+            filter_body(KINDS[kind](middle).encode())
+        except MistralFilterError as error:
+            if error.code in ("too_complex", "json_too_deep"):
+                high = middle
+                continue
+        low = middle
+    return low
+
+
+def show(kind: str, count: int) -> bool:
+    result, size, spent, loads, memory = measured(kind, count)
+    good = spent < loads + SECONDS and memory < max(3 * size, 16 * MEGABYTE)
+    print(
+        f"{kind:40} {count:>9} {size / MEGABYTE:6.1f} {spent * 1000:7.0f} {loads * 1000:7.0f} {memory / MEGABYTE:7.1f}  {result}"
+        + ("" if good else "  TOO MUCH"),
+        flush=True,
+    )
+    return good
 
 
 def main() -> None:
-    print(f"{'body':30} {PARTS:>8} {2 * PARTS:>8}  factor   ms")
-    once, twice = bodies(PARTS), bodies(2 * PARTS)
-    for name in once:
-        spent = []
-        for body in (once[name], twice[name]):
-            began = time.process_time()
-            filter_body(body)
-            spent.append((time.process_time() - began) * 1000)
-        print(f"{name:30} {spent[0]:8.0f} {spent[1]:8.0f}  {spent[1] / spent[0]:6.1f}")
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(outcome()))
+        return
+    sizes = [float(size) for size in sys.argv[1:]] or [3.0, 24.0]
+    print(f"{'kind':40} {'parts':>9} {'MB':>6} {'ms':>7} {'json ms':>7} {'+MB':>7}  outcome")
+    good = True
+    for kind in KINDS:
+        for size in sizes:
+            good &= show(kind, sized(kind, int(size * MEGABYTE)))
+        good &= show(kind, most(kind, int(max(sizes) * MEGABYTE)))
+    sys.exit(not good)
 
 
 if __name__ == "__main__":

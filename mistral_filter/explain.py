@@ -45,7 +45,8 @@ class Explanation(NamedTuple):
 MOST_CHANGES = 500
 _LONGEST_PATH = 200
 
-_UNREADABLE = ("invalid_json", "json_too_deep")
+_UNREADABLE = ("invalid_json", "json_too_deep", "too_complex")
+"""Codes of bodies that may be no JSON."""
 
 
 def _listed(change: Change) -> dict[str, str | None]:
@@ -57,7 +58,7 @@ def explain(body: bytes, endpoint: str, **options: Any) -> Explanation:
     """Filters *body* as ``filter_body`` would with *options*, and tells the outcome instead of raising."""
     before = body.removeprefix(BOM)
     try:
-        after, changes = filter_body(body, endpoint, **options)
+        filtered = filter_body(body, endpoint, **options)
     except MistralFilterError as error:
         return Explanation(endpoint, before, None, (), error)
-    return Explanation(endpoint, before, after, changes, None)
+    return Explanation(endpoint, before, filtered.body, filtered.changes, None)

@@ -19,8 +19,10 @@ __all__ = [
     "CHUNKS_BY_ROLE",
     "ENDPOINTS",
     "FUNCTION_NAME",
+    "KEEP",
     "MESSAGES",
     "NEUTRAL",
+    "SET",
     "TOOL_CALL_ID",
     "WITHOUT_EFFECT",
     "Array",
@@ -66,13 +68,16 @@ class Tagged(NamedTuple):
 
     by: str
     variants: Mapping[str, Object]
+    default: str = ""
+    """The kind of an object without that key; "": none."""
 
 
 Node = Value | Object | Array | Tagged
 
 KEEP = Value()
+"""Anything is accepted here."""
 SET = Value(null=False)
-"""Null is refused here."""
+"""Anything but null is accepted here."""
 
 TOOL_CALL_ID = "[a-zA-Z0-9]{9}"
 """mistral-common 1.13.1, ``MistralRequestValidatorV3``; the API answers 400 code 3280 to any other form."""
@@ -203,6 +208,7 @@ _TOOL = Tagged(
             required=("connector_id",),
         ),
     },
+    default="function",  # 93 recorded requests with tools without a type were accepted (2025-04 to 2026-02)
 )
 _RESPONSE_FORMAT_FIELDS: Mapping[str, Node] = {
     "type": Value(null=False, choices=("text", "json_object", "json_schema")),
@@ -321,6 +327,7 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "content_chunks": "part of an earlier answer that models do not read",
     "provider_specific_fields": "part of an earlier answer that models do not read",
     "id": "an identifier of the client's own",
+    "_index": "a count of the client's own",
 }
 """Foreign fields (OpenAI's reference, 2026-11) that do not change the answer, wherever they stand, and why."""
 
@@ -339,6 +346,10 @@ NEUTRAL: Mapping[str, tuple[bytes, ...]] = {
     "modalities": (b'["text"]',),
     "verbosity": (b'"medium"',),
     "truncation": (b'"disabled"',),
-    "reasoning_effort": (b'"medium"',),
+    "thinking": (b'{"type":"disabled"}',),
+    "include_reasoning": (b"true",),
+    "exclude": (b"false",),
 }
-"""Values that say what happens without the field (OpenAI's and Mistral's references, 2026-11): dropping them loses nothing."""
+"""Values that say what happens without the field: dropping them loses nothing. Sources: OpenAI's, Mistral's and OpenRouter's
+references of 2026-11 (``include_reasoning``, and ``exclude`` in ``reasoning``, are OpenRouter's), Anthropic's for ``thinking``.
+``reasoning_effort`` is not among them: without it Mistral's models do not reason, and OpenAI's do."""

@@ -7,8 +7,9 @@
     application = MistralFilter(application)
 
 Every other request passes untouched. The wrapped application finds the changes as ``environ["mistral_filter.changes"]``
-(a tuple of Change), the endpoint's name as ``environ["mistral_filter.endpoint"]`` and whether nothing may be lost as
-``environ["mistral_filter.strict"]``; the client finds the changes in the response header ``Mistral-Filter-Changes``.
+(a tuple of Change), the endpoint's name as ``environ["mistral_filter.endpoint"]``, what the request asks for as
+``environ["mistral_filter.facts"]`` (Facts) and whether nothing may be lost as ``environ["mistral_filter.strict"]``; the
+client finds the changes in the response header ``Mistral-Filter-Changes``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from mistral_filter.changes import HEADER, as_header
 from mistral_filter.errors import BadRequest, BodyTooLarge, MistralFilterError, NotFound, UnsupportedEncoding
+from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS
 from mistral_filter.filtering import filter_body
 from mistral_filter.paths import locate
 
@@ -47,11 +49,13 @@ class MistralFilter:
     """Filters the bodies of POST requests to Mistral's endpoints on their way to *app*.
 
     The keyword arguments *fields*, *allow*, *drop*, *translate*, *bridge* and *strict* are those of ``filter_body``.
-    *max_body* is in bytes. *routes* names paths of the application's own, ``{"/my/chat": "chat"}``. *prefixes* are the places
-    below which Mistral's paths are looked for: ``("", "/ai")`` is the root and ``/ai``, ``()`` is *routes* only. *admit* gets the
-    environ of a request to an endpoint before a byte of its body is read, and may raise a MistralFilterError.
+    *max_body* is in bytes. *routes* names paths of the application's own, ``{"/my/chat": "chat"}``; each is matched with and
+    without a slash at its end. *prefixes* are the places below which Mistral's paths are looked for: ``("", "/ai")`` is the root
+    and ``/ai``, ``()`` is *routes* only. *admit* gets the environ of a request to an endpoint before a byte of its body is read,
+    and may raise a MistralFilterError. *leave_out* is called with the environ, the endpoint and the model's name, and gives the
+    places for ``filter_body`` to leave out; not in strict mode.
 
-    Raises KeyError for an unknown list or endpoint, ValueError for a prefix that is not ``""`` or ``/name``.
+    Raises ValueError for an unknown list or endpoint, and for a prefix that is not ``""`` or ``/name``.
     """
 
     def __init__(
@@ -68,18 +72,24 @@ class MistralFilter:
         routes: Mapping[str, str] | None = None,
         prefixes: Iterable[str] = ("",),
         admit: Callable[[WSGIEnvironment], None] | None = None,
+        leave_out: Callable[[WSGIEnvironment, str, str | None], Iterable[tuple[str, ...]]] | None = None,
     ) -> None:
         self.app = app
         self._strict = strict
         self._max_body = max_body
         self._admit = admit
-        self._routes = dict(routes or {})
+        self._leave_out = leave_out
+        self._routes = {path.rstrip("/"): endpoint for path, endpoint in (routes or {}).items()}
         self._prefixes = tuple(prefixes)
         self._filter = partial(
             filter_body, fields=fields, allow=tuple(allow), drop=tuple(drop), translate=translate, bridge=bridge
         )
-        for endpoint in ("chat", *self._routes.values()):
-            self._filter(b"{}", endpoint)  # an unknown name stops the start, not a request
+        # an unknown name stops the start, not a request
+        if fields not in CHAT_FIELDS:
+            raise ValueError(f"fields={fields!r}: there is no such list; the lists are {', '.join(CHAT_FIELDS)}")
+        for path, endpoint in (routes or {}).items():
+            if endpoint not in ENDPOINTS:
+                raise ValueError(f"routes: {path!r} means {endpoint!r}; the endpoints are {', '.join(ENDPOINTS)}")
         for prefix in self._prefixes:
             if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
                 raise ValueError(f'prefix {prefix!r}: write "" for the root, or "/name" without a slash at the end')
@@ -89,7 +99,7 @@ class MistralFilter:
         if environ["REQUEST_METHOD"] != "POST":
             return self.app(environ, start_response)
         path = environ.get("PATH_INFO", "")
-        endpoint = self._routes.get(path)
+        endpoint = self._routes.get(path.rstrip("/"))
         if endpoint is None:
             target = locate(path, self._prefixes)
             if target is None or target.endpoint is None:
@@ -103,7 +113,8 @@ class MistralFilter:
         try:
             if self._admit is not None:
                 self._admit(environ)
-            body, changes = self._filter(read_body(environ, self._max_body), endpoint, strict=strict)
+            places = () if strict or self._leave_out is None else partial(self._leave_out, environ, endpoint)
+            filtered = self._filter(read_body(environ, self._max_body), endpoint, strict=strict, leave_out=places)
         except MistralFilterError as error:
             refusal = error.detached()  # its traceback would hold the body
         except Exception as error:  # a defect of ours: nothing unfiltered goes on, and the client gets an answer
@@ -111,10 +122,12 @@ class MistralFilter:
             refusal = MistralFilterError("The request could not be filtered.")
         if refusal is not None:
             return self.refuse(refusal, environ, start_response)
-        replace_body(environ, body)
-        del body  # the application may be done with it long before the answer ends
+        changes, facts = filtered.changes, filtered.facts
+        replace_body(environ, filtered.body)
+        del filtered  # the application may be done with the body long before the answer ends
         environ["mistral_filter.endpoint"] = endpoint
         environ["mistral_filter.strict"] = strict
+        environ["mistral_filter.facts"] = facts
         # another filter may stand in front
         environ["mistral_filter.changes"] = (*environ.get("mistral_filter.changes", ()), *changes)
 

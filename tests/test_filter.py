@@ -48,7 +48,7 @@ def dump(body: Any) -> bytes:
 
 def filtered(body: Any, endpoint: str = "chat", **options: Any) -> tuple[Any, list[tuple[str, str]]]:
     """The body after filtering, as Python values, and what was done where."""
-    out, changes = filter_body(body if isinstance(body, bytes) else dump(body), endpoint, **options)
+    out, changes, _ = filter_body(body if isinstance(body, bytes) else dump(body), endpoint, **options)
     return json.loads(out), [(change.action, change.path) for change in changes]
 
 
@@ -168,7 +168,7 @@ def test_every_result_of_a_record_answers_its_call(record: records.Record, field
 def test_native_clients_pass_current_byte_for_byte(record: records.Record) -> None:
     """A body of a client that was written for Mistral is not touched under ``current``."""
     if record.method == "POST":
-        assert filter_body(record.raw, ENDPOINT_OF[record.path], fields="current") == (record.raw, ())
+        assert filter_body(record.raw, ENDPOINT_OF[record.path], fields="current")[:2] == (record.raw, ())
 
 
 # -------------------------------------------------------------------------------------------------------- the worker's lists
@@ -192,7 +192,7 @@ THIRTEEN: Json = {
 
 def test_classic_keeps_the_thirteen_fields() -> None:
     """What the worker kept is kept, to the byte."""
-    assert filter_body(dump(THIRTEEN)) == (dump(THIRTEEN), ())
+    assert filter_body(dump(THIRTEEN))[:2] == (dump(THIRTEEN), ())
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ ODD = (
 )
 def test_nothing_to_change_gives_the_very_same_bytes(body: bytes, translate: bool) -> None:
     """Numbers, key order, escapes, unicode and white space are untouched when nothing is to be changed."""
-    assert filter_body(body, translate=translate) == (body, ())
+    assert filter_body(body, translate=translate)[:2] == (body, ())
 
 
 VALUES = [
@@ -317,7 +317,7 @@ def test_something_changed_keeps_every_other_value_to_the_byte(value: bytes) -> 
         b'{"metadata":' + value + b',"stop":' + value + b',"messages":[{"role":"user","content":' + value + b"}],"
         b'"tools":[{"type":"function","function":{"name":"f","parameters":' + value + b"}}]}"
     )
-    out, changes = filter_body(body, fields="current")
+    out, changes, _ = filter_body(body, fields="current")
     assert [change.path for change in changes] == ["zzz", "messages[0].name", "tools[0].x"]
     assert out == expected
 
@@ -328,7 +328,7 @@ def test_untouched_siblings_keep_their_own_bytes() -> None:
     chunk = b'{ "text" : "\\u0041" , "type":"text" }'
     call = b'{ "id":"abcDEF123" , "function":{ "name":"f" , "arguments":"{}" } }'
     tool = b'{ "type" : "function" , "function":{ "name":"f","parameters":{ "b":1.10 } } }'
-    out, changes = filter_body(
+    out, changes, _ = filter_body(
         b'{"model":"m","messages":[' + message + b',{"role":"user","content":[' + chunk + b',{"type":"text","text":"b","x":1}]},'
         b'{"role":"assistant","tool_calls":[' + call + b',{"id":"abcDEF124","x":1,"function":{"name":"f","arguments":"{}"}}]},'
         b'{"role":"tool","tool_call_id":"abcDEF123","content":"r"},{"role":"tool","tool_call_id":"abcDEF124","content":"r"}],'
@@ -342,7 +342,7 @@ def test_untouched_siblings_keep_their_own_bytes() -> None:
 def test_a_schema_is_never_rewritten_inside() -> None:
     """Key order, numbers and unknown words of a caller's schema survive next to the ``$schema`` that is taken off its top."""
     inner = b'{"z":{"$id":"kept","maximum":1.10},"a":{"enum":[1e2]}}'
-    out, changes = filter_body(
+    out, changes, _ = filter_body(
         b'{"tools":[{"type":"function","function":{"name":"f","parameters":'
         b'{"$schema":"https://json-schema.org/draft/2020-12/schema","type":"object","properties":' + inner + b"}}}]}"
     )
@@ -424,7 +424,7 @@ def test_what_is_not_an_object_is_refused(body: bytes) -> None:
 
 def test_a_byte_order_mark_is_stripped() -> None:
     """One BOM before a good body goes, and nothing else."""
-    assert filter_body(BOM + ODD) == (ODD, ())
+    assert filter_body(BOM + ODD)[:2] == (ODD, ())
     assert filter_body(BOM + b'{"model":"m","user":"u"}').body == b'{"model":"m"}'
 
 
@@ -478,12 +478,12 @@ def test_numbers_that_are_not_judged_survive_next_to_a_change() -> None:
 )
 def test_a_lone_surrogate_passes_untouched(body: bytes) -> None:
     """Half an emoji is legal JSON and goes on as it came."""
-    assert filter_body(body, fields="current") == (body, ())
+    assert filter_body(body, fields="current")[:2] == (body, ())
 
 
 def test_a_lone_surrogate_survives_next_to_changes() -> None:
     """Half an emoji in values keeps its spelling when something else is changed, and in a key it is dropped by its name."""
-    out, changes = filter_body(
+    out, changes, _ = filter_body(
         b'{"model":"\\uD83dx","k\\ud83d":1,"user":"\\udc00","messages":[{"role":"user","content":"\\uDBFF\xee\x80\x80\\ue001","\\udc01":1}]}'
     )
     assert out == b'{"model":"\\uD83dx","messages":[{"role":"user","content":"\\uDBFF\xee\x80\x80\\ue001"}]}'
@@ -505,7 +505,7 @@ def test_a_lone_surrogate_survives_next_to_changes() -> None:
 @pytest.mark.parametrize("model", [b"m", b"magistral-small\\ud83d"])
 def test_a_lone_surrogate_where_rules_look_is_no_crash(message: bytes, model: bytes) -> None:
     """Half an emoji in a role, an id, a type or a text that is moved gives valid JSON that still holds no private marks."""
-    out, _ = filter_body(b'{"model":"' + model + b'","messages":[' + message + b',{"role":"user","content":"x"}]}')
+    out, _, _ = filter_body(b'{"model":"' + model + b'","messages":[' + message + b',{"role":"user","content":"x"}]}')
     assert json.loads(out)["messages"][-1] == {"role": "user", "content": "x"}
     out.decode().encode("ascii")
 
@@ -600,7 +600,7 @@ def test_depth_is_limited_wherever_it_is(place: str, depth: int, nested: Any, tr
 @pytest.mark.parametrize("place", PLACES)
 def test_honest_depth_passes(place: str, nested: Any) -> None:
     """A value of a hundred levels is no reason for a refusal, wherever it stands."""
-    out, _ = filter_body(PLACES[place] % nested(100), fields="current")
+    out, _, _ = filter_body(PLACES[place] % nested(100), fields="current")
     json.loads(out)
 
 
@@ -671,7 +671,7 @@ REPEATED = {
 def test_of_a_repeated_key_the_last_one_is_kept(name: str, translate: bool) -> None:
     """A key repeated in an object that is judged goes out once, with its last value, and is reported."""
     body, path = REPEATED[name]
-    out, changes = filter_body(body, fields="current", translate=translate)
+    out, changes, _ = filter_body(body, fields="current", translate=translate)
     assert occurrences(body)
     assert not occurrences(out)
     assert path in [change.path for change in changes]
@@ -686,7 +686,7 @@ def test_of_a_repeated_key_the_last_one_is_kept(name: str, translate: bool) -> N
 def test_a_repeated_key_in_what_is_the_callers_own_stays() -> None:
     """What no table looks into keeps even its repeated keys."""
     body = b'{"metadata":{"a":1,"a":2},"tools":[{"type":"function","function":{"name":"f","parameters":{"a":1,"a":2}}}]}'
-    assert filter_body(body, fields="current") == (body, ())
+    assert filter_body(body, fields="current")[:2] == (body, ())
 
 
 # ------------------------------------------------------------------------------------------------------- escaped keys and tags
@@ -789,7 +789,7 @@ def test_every_endpoint_has_a_list_of_its_own(endpoint: str, kept: Json, dropped
 def test_an_input_that_is_text_is_not_looked_into(endpoint: str) -> None:
     """Texts to classify are never judged as messages."""
     body = dump({"model": "m", "input": ["a", {"role": "user", "x": 1}]})
-    assert filter_body(body, endpoint) == (body, ())
+    assert filter_body(body, endpoint)[:2] == (body, ())
 
 
 @pytest.mark.parametrize(
@@ -829,7 +829,7 @@ def test_a_conversation_to_classify_keeps_its_order_and_its_last_answer() -> Non
             ],
         }
     )
-    assert filter_body(body, "chat/moderations") == (body, ())
+    assert filter_body(body, "chat/moderations")[:2] == (body, ())
 
 
 @pytest.mark.parametrize(
@@ -857,7 +857,7 @@ def test_token_ids_are_refused(given: Any) -> None:
 def test_text_to_embed_is_not_refused(given: Any) -> None:
     """Everything but token ids goes on, for the API to judge."""
     body = dump({"model": "m", "input": given})
-    assert filter_body(body, "embeddings") == (body, ())
+    assert filter_body(body, "embeddings")[:2] == (body, ())
 
 
 # ------------------------------------------------------------------------------------------------------------ odd kinds of value
@@ -870,9 +870,9 @@ def test_text_to_embed_is_not_refused(given: Any) -> None:
 def test_a_value_of_an_unexpected_type_is_left_to_the_api(name: str, odd: bytes) -> None:
     """A value of the wrong kind is never thrown away in silence: it goes on as it is, or its change is reported."""
     body = b'{"' + name.encode() + b'":' + odd + b"}"
-    out, changes = filter_body(body, fields="current", translate=False)
+    out, changes, _ = filter_body(body, fields="current", translate=False)
     assert out == body or any(change.path.startswith(name) for change in changes)
-    out, changes = filter_body(body, fields="current")
+    out, changes, _ = filter_body(body, fields="current")
     assert out == body or any(change.path.startswith(name) for change in changes)
 
 
@@ -887,9 +887,9 @@ def test_changes_hold_no_value_of_the_callers() -> None:
         "user": secret,
         "seed": secret,
     }
-    _, changes = filter_body(dump(body), fields="current")
+    _, changes, _ = filter_body(dump(body), fields="current")
     assert len(changes) > 5
     assert secret not in repr(changes)
-    _, changes = filter_body(dump({"model": "m", "input": [{"type": secret}, USER]}))
+    _, changes, _ = filter_body(dump({"model": "m", "input": [{"type": secret}, USER]}))
     assert secret not in repr(changes)
     assert all(isinstance(change, Change) for change in changes)

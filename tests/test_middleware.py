@@ -256,11 +256,33 @@ def test_a_prefix_of_another_form_stops_the_start(prefix: str) -> None:
         MistralFilter(Inner(), prefixes=(prefix,))
 
 
-@pytest.mark.parametrize("options", [{"fields": "modern"}, {"routes": {"/x": "nowhere"}}])
-def test_an_unknown_name_stops_the_start(options: dict[str, Any]) -> None:
-    """So is an unknown list or endpoint."""
-    with pytest.raises(KeyError):
+@pytest.mark.parametrize(
+    ("options", "choices"),
+    [
+        ({"fields": "curent"}, "'curent'.* classic, current"),
+        ({"fields": ""}, "classic, current"),
+        ({"routes": {"/x": "nowhere"}}, "'/x'.*'nowhere'.* chat, agents, fim"),
+    ],
+)
+def test_an_unknown_name_stops_the_start(options: dict[str, Any], choices: str) -> None:
+    """So is an unknown list or endpoint, and the error names what there is."""
+    with pytest.raises(ValueError, match=choices):
         MistralFilter(Inner(), **options)
+
+
+def test_an_unknown_option_stops_the_start() -> None:
+    """A keyword that does not exist is an error when the application is put together."""
+    with pytest.raises(TypeError, match="filds"):
+        MistralFilter(Inner(), filds="current")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("route", ["/my/chat", "/my/chat/"])
+@pytest.mark.parametrize("path", ["/my/chat", "/my/chat/"])
+def test_a_route_matches_with_and_without_a_slash_at_the_end(route: str, path: str) -> None:
+    """A framework that takes both spellings of a path gets no unfiltered body through either."""
+    m = Mounted(Inner(), "", routes={route: "chat"})
+    m.post(path, BAD)
+    assert m.inner.bodies == [GOOD]
 
 
 @pytest.mark.parametrize(

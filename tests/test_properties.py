@@ -230,7 +230,7 @@ def check(body: bytes, endpoint: str, options: dict[str, Any]) -> None:
         assert outcome.status == 400
         assert json.loads(outcome.body())["error"]["message"] == outcome.message
         return
-    out, changes = outcome
+    out, changes, _ = outcome
     assert isinstance(parsed(out), dict)
     assert all(change.action in ("drop", "rename", "set", "move", "insert") for change in changes)
     assert all(change.loss in ("none", "approximate", "lost") for change in changes)
@@ -305,7 +305,7 @@ def test_a_filtered_body_is_not_changed_again(body: bytes, endpoint: str, option
         once = filter_body(body, endpoint, **options).body
     except MistralFilterError:
         return
-    assert filter_body(once, endpoint, **options) == (once, ())
+    assert filter_body(once, endpoint, **options)[:2] == (once, ())
 
 
 # --------------------------------------------------------------------------------------------------------- kept + reported
@@ -324,7 +324,7 @@ def is_named(changes: tuple[Change, ...], path: str) -> bool:
 def test_kept_and_reported_is_given(body: bytes, endpoint: str, options: dict[str, Any]) -> None:
     """Every key of the top level is in the output with its value, or a change names it."""
     try:
-        out, changes = filter_body(body, endpoint, **options)
+        out, changes, _ = filter_body(body, endpoint, **options)
     except MistralFilterError:
         return
     before, after = json.loads(body), json.loads(out)
@@ -338,7 +338,7 @@ def test_kept_and_reported_is_given_in_messages(body: bytes, options: dict[str, 
     """Every key of every message is in the output with its value, or a change names it by the place it came from."""
     assume("messages" not in options.get("drop", ()))
     try:
-        out, changes = filter_body(body, "chat", **options)
+        out, changes, _ = filter_body(body, "chat", **options)
     except MistralFilterError:
         return
     after = json.loads(out)["messages"]
@@ -358,7 +358,7 @@ def test_no_message_is_lost_unreported(body: bytes, options: dict[str, Any]) -> 
     """There are as many messages as came, less those reported as dropped, plus those reported as inserted."""
     assume("messages" not in options.get("drop", ()))
     try:
-        out, changes = filter_body(body, "chat", **options)
+        out, changes, _ = filter_body(body, "chat", **options)
     except MistralFilterError:
         return
     whole = re.compile(r"messages\[\d+\]")
@@ -549,7 +549,7 @@ def test_the_header_of_a_filtered_body_is_safe(body: bytes) -> None:
 
 def test_the_header_reads_as_documented() -> None:
     """Places that differ in an index only are counted together; names stay readable."""
-    _, changes = filter_body(
+    _, changes, _ = filter_body(
         b'{"model":"m","seed":1,"user":"u","messages":[{"role":"user","content":"a","name":"n"},{"role":"user","content":"b","name":"n"}]}'
     )
     assert sorted(structured_list(as_header(changes)), key=str) == [

@@ -8,10 +8,11 @@ import string
 from collections import Counter, deque
 from typing import NamedTuple
 
-from mistral_filter.changes import Change
-from mistral_filter.dialect.values import report_rest
-from mistral_filter.fields import FUNCTION_NAME, TOOL_CALL_ID
-from mistral_filter.rawjson import NULL, Node, as_number, as_object, as_objects, as_text, with_sent_bytes
+from mistral_filter.dialect.values import note_rest
+from mistral_filter.fields import FUNCTION_NAME, MESSAGES, TOOL_CALL_ID, Array, Node, Tagged
+from mistral_filter.judge import Judge
+from mistral_filter.parts import Object
+from mistral_filter.rawjson import NULL
 
 __all__ = ["Calls"]
 
@@ -21,6 +22,17 @@ _BASE62 = string.digits + string.ascii_letters
 _LENGTH = 9
 _NO_ID = ("", "null")
 """What clients send for want of an id; mistral-common 1.13.1 counts both as missing."""
+
+
+def _call_table() -> Node:
+    message = MESSAGES.items
+    assert isinstance(message, Tagged)
+    calls = message.variants["assistant"].fields["tool_calls"]
+    assert isinstance(calls, Array)
+    return calls.items
+
+
+_CALL = _call_table()
 
 
 class _Call(NamedTuple):
@@ -71,69 +83,44 @@ class Calls:
     An id depends only on the messages up to it, so a growing conversation keeps its bytes and Mistral's prompt cache.
     """
 
-    def __init__(self, changes: list[Change]) -> None:
-        self._changes = changes
+    def __init__(self, judge: Judge) -> None:
+        """*judge* judges each call when it has been translated: there may be thousands, so none stays open."""
+        self._judge = judge
         self._id_of: dict[str, str] = {}
         self._taken: set[str] = set()
         self._open = _Open()
 
-    def assistant(self, message: Node, index: int, path: str) -> None:
-        """Calls made in an assistant *message*: every one gets an id that fits; older forms become function calls."""
+    def assistant(self, message: Object, index: int) -> None:
+        """Calls made in the assistant *message* number *index*: each gets an id that fits; older forms become function calls."""
         self._open = _Open()
-        self._legacy_call(message, index, path)
-        calls = as_objects(message.get("tool_calls"))
-        if calls is None:
-            return
-        touched: set[int] = set()
-        for j, call in enumerate(calls):
-            mark = len(self._changes)
-            if isinstance(call, dict):
-                self._call(call, f"{index}.{j}", f"{path}.tool_calls[{j}]")
-            if len(self._changes) != mark:
-                touched.add(j)
-        if touched:
-            message["tool_calls"] = with_sent_bytes(calls, message["tool_calls"], touched)
+        _legacy_call(message, index)
+        calls = message.array("tool_calls")
+        if calls is not None:
+            for number, call in calls.each():
+                self._call(call, f"{index}.{number}")
+                self._judge.one(call, _CALL)
+            calls.is_judged = True
 
-    def _call(self, call: Node, place: str, path: str) -> None:
-        if as_text(call.get("type")) == "custom" and (custom := as_object(call.get("custom"))) is not None:
-            call["type"] = "function"
-            call["function"] = {"name": custom.get("name", NULL), "arguments": {"input": custom.get("input", NULL)}}
-            del call["custom"]
-            report_rest(custom, ("name", "input"), f"{path}.custom", self._changes)
-            reason = "Mistral knows function calls only"
-            self._changes.append(Change("rename", f"{path}.custom", reason, "approximate", "function"))
-        function = as_object(call.get("function"))
-        if function is not None and function.get("arguments", NULL) == NULL:
-            function["arguments"] = "{}"
-            call["function"] = function
-            self._changes.append(Change("set", f"{path}.function.arguments", "Mistral requires arguments", "none"))
-        sent = _sent_id(call.get("id"))
+    def _call(self, call: Object, position: str) -> None:
+        if call.text("type") == "custom":
+            _custom_call(call)
+        function = call.object("function")
+        if function is not None and not function.has("arguments"):
+            function.set("arguments", "{}", "Mistral requires arguments")
+        given = call.text("id")
+        sent = _sent_id(call, "id")
         again = self._open.count(sent)
-        id = self._fit(f"\0{place}" if sent is None else f"{sent}\0{again}" if again else sent)
-        name = as_text(function.get("name")) if function else None
-        self._open.add(_Call(sent, id, name))
-        if id != as_text(call.get("id")):
-            call["id"] = id
-            self._changes.append(Change("set", f"{path}.id", "Mistral's ids are nine letters or digits", "none"))
+        id = self._fit(f"\0{position}" if sent is None else f"{sent}\0{again}" if again else sent)
+        self._open.add(_Call(sent, id, function.text("name") if function is not None else None))
+        if id != given:
+            call.set("id", id, "Mistral's ids are nine letters or digits")
 
-    def _legacy_call(self, message: Node, index: int, path: str) -> None:
-        function = as_object(message.get("function_call"))
-        if function is None:
-            return
-        del message["function_call"]
-        if "tool_calls" in message and as_objects(message["tool_calls"]):
-            self._changes.append(Change("drop", f"{path}.function_call", "tool_calls says the same", "none"))
-            return
-        message["tool_calls"] = [{"id": f"\0{index}.f", "type": "function", "function": function}]
-        self._changes.append(Change("rename", f"{path}.function_call", "OpenAI's older name", "none", "tool_calls"))
-
-    def result(self, message: Node, path: str) -> None:
+    def result(self, message: Object) -> None:
         """A tool *message*: it names the call that it answers, by that call's id."""
-        sent = _sent_id(message.get("tool_call_id"))
-        name = as_text(message.get("name"))
+        sent = _sent_id(message, "tool_call_id")
+        name = message.text("name")
         if name is not None and not _NAME.fullmatch(name):
-            del message["name"]
-            self._changes.append(Change("drop", f"{path}.name", "Mistral refuses the name; the id says what is answered", "none"))
+            message.drop("name", "Mistral refuses the name; the id says what is answered")
         call = self._open.take(sent, name)
         if call is not None:
             id = call.id
@@ -141,9 +128,8 @@ class Calls:
             id = self._fit(sent)
         else:
             return
-        if id != as_text(message.get("tool_call_id")):
-            message["tool_call_id"] = id
-            self._changes.append(Change("set", f"{path}.tool_call_id", "the id of the call that it answers", "none"))
+        if id != message.text("tool_call_id"):
+            message.set("tool_call_id", id, "the id of the call that it answers")
 
     def _fit(self, key: str) -> str:
         """The id for *key*: itself where it fits and is free, else a hash of it; always the same one for the same key."""
@@ -157,9 +143,33 @@ class Calls:
         return self._id_of[key]
 
 
-def _sent_id(value: object) -> str | None:
-    number = as_number(value)  # some clients count
-    id = as_text(value) if number is None else str(number)
+def _legacy_call(message: Object, index: int) -> None:
+    """``function_call`` (OpenAI, 2023) is one tool call."""
+    function = message.object("function_call")
+    if function is None:
+        return
+    calls = message.array("tool_calls")
+    if calls is not None and calls.items:
+        message.drop("function_call", "tool_calls says the same")
+        return
+    message.rename("function_call", "tool_calls", "OpenAI's older name")
+    message.fields["tool_calls"] = [{"id": f"\0{index}.f", "type": "function", "function": function}]
+
+
+def _custom_call(call: Object) -> None:
+    """A call of a custom tool is a call of a function with one argument, ``input``."""
+    custom = call.object("custom")
+    if custom is None:
+        return
+    note_rest(custom, ("name", "input"))
+    call.rename("custom", "function", "Mistral knows function calls only", "approximate")
+    arguments = {"input": custom.fields.get("input", NULL)}
+    call.fields |= {"type": "function", "function": {"name": custom.fields.get("name", NULL), "arguments": arguments}}
+
+
+def _sent_id(part: Object, key: str) -> str | None:
+    number = part.number(key)  # some clients count
+    id = part.text(key) if number is None else str(number)
     return None if id in _NO_ID else id
 
 

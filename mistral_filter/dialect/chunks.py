@@ -6,13 +6,16 @@ import mimetypes
 import re
 from typing import Any
 
-from mistral_filter.changes import Change
-from mistral_filter.dialect.values import DROP, report_repeated, report_rest
+from mistral_filter.dialect.values import note_rest
 from mistral_filter.errors import Refused
-from mistral_filter.fields import CHUNKS_BY_ROLE
-from mistral_filter.rawjson import NULL, Node, as_array, as_object, as_objects, as_text, with_sent_bytes
+from mistral_filter.fields import CHUNKS_BY_ROLE, MESSAGES, Node, Tagged
+from mistral_filter.fields import Array as List
+from mistral_filter.judge import Judge
+from mistral_filter.parts import GONE, Array, Object
+from mistral_filter.rawjson import NULL
+from mistral_filter.rawjson import Node as JSONObject
 
-__all__ = ["THOUGHT_TYPES", "translate_content"]
+__all__ = ["THOUGHT_TYPES", "holds_thoughts", "joined_text", "translate_content"]
 
 _TEXT_TYPES = {
     "input_text": "text",
@@ -30,146 +33,172 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 """The form of Mistral's own file ids (OpenAPI 2026-08-21, FileChunk.file_id)."""
 
 
-def translate_content(
-    message: Node, role: str, path: str, changes: list[Change], *, thinks: bool, placed: bool
-) -> list[tuple[Node, str]]:
-    """Translates the parts of *message*'s content.
+def _chunk_table(role: str) -> Node:
+    message = MESSAGES.items
+    assert isinstance(message, Tagged)
+    content = message.variants[role].fields["content"]
+    assert isinstance(content, List)
+    return content.items
 
-    Returns the chunks that its *role* may not hold but a user message may, each with its path. A part that goes leaves DROP in
-    its place, so that the others keep theirs. *thinks*: the model reads earlier reasoning. *placed*: the API judges which chunks
-    a role may hold. Raises Refused for a file that only OpenAI can read.
-    """
-    parts = as_objects(message.get("content"))
-    if parts is None:
-        return []
-    content = f"{path}.content"
-    allowed = CHUNKS_BY_ROLE[role] if placed else _ANYWHERE
-    chunks: list[Any] = []
-    moved: list[tuple[Node, str]] = []
-    touched = report_repeated(message["content"], parts, content, changes)
-    for i, part in enumerate(parts):
-        mark = len(changes)
-        chunk = _chunk(part, f"{content}[{i}]", changes, thinks=thinks) if isinstance(part, dict) else part
-        if isinstance(chunk, dict) and (kind := as_text(chunk.get("type"))) in _ANYWHERE and kind not in allowed:
-            if role == "tool" and kind in CHUNKS_BY_ROLE["user"] and kind != "reference":
-                moved.append((chunk, f"{content}[{i}]"))
-            chunk = _misplaced(chunk, kind, role, f"{content}[{i}]", changes)
-        chunks.append(chunk)
-        if len(changes) != mark:
-            touched.add(i)
-    if touched:
-        gone = all(chunk is DROP for chunk in chunks)
-        message["content"] = (_PLACEHOLDER if moved else "") if gone else with_sent_bytes(chunks, message["content"], touched)
-    return moved
 
+CHUNK_TABLES = {role: _chunk_table(role) for role in CHUNKS_BY_ROLE}
+"""What the chunks of a message of each role are judged by."""
 
 _ANYWHERE = frozenset().union(*CHUNKS_BY_ROLE.values())
 _PLACEHOLDER = "attachment"
 """What stands in a tool's result whose only content moved out of it."""
 
 
-def _misplaced(chunk: Node, kind: str | None, role: str, path: str, changes: list[Change]) -> Any:
-    """What stays in place of a *chunk* that a message of *role* may not hold; DROP: nothing."""
-    if kind == "thinking":
-        changes.append(Change("set", path, f"no thinking in a message of role {role}", "approximate", "text"))
-        return {"type": "text", "text": joined_text(chunk.get("thinking"), f"{path}.thinking", changes)}
+def translate_content(message: Object, role: str, judge: Judge, *, reads_reasoning: bool, by_role: bool) -> list[Object]:
+    """Translates the parts of *message*'s content and has them judged. Returns the chunks that go into a user message.
+
+    Those are the chunks that its *role* may not hold but a user may.
+
+    *reads_reasoning*: the model reads earlier reasoning. *by_role*: the API judges which chunks a role may hold. Raises Refused
+    for a file that only OpenAI can read.
+    """
+    content = message.array("content")
+    if content is None:
+        return []
+    attachments = []
+    for index, part in content.each():
+        _translate(part, content, index, reads_reasoning=reads_reasoning)
+        if content.items[index] is GONE:
+            continue
+        if by_role and not _may_hold(role, part):
+            if role == "tool" and (kind := part.text("type")) in CHUNKS_BY_ROLE["user"] and kind != "reference":
+                content.take(index, "a tool's result is text only", "approximate", "a user message")
+                judge.one(part, CHUNK_TABLES["user"])
+                attachments.append(part)
+                continue
+            _replace(part, content, index, role)
+        judge.one(part, CHUNK_TABLES[role])
+    content.is_judged = True
+    if content.items and content.is_empty():
+        message.fields["content"] = _PLACEHOLDER if attachments else ""  # what stood there has been noted, part by part
+    return attachments
+
+
+def holds_thoughts(content: Array) -> bool:
+    """Whether earlier reasoning is among the parts."""
+    return any(part.text("type") in THOUGHT_TYPES for part in content.objects())
+
+
+def _may_hold(role: str, chunk: Object) -> bool:
+    kind = chunk.text("type")
+    return kind not in _ANYWHERE or kind in CHUNKS_BY_ROLE[role]
+
+
+def _replace(chunk: Object, content: Array, index: int, role: str) -> None:
+    """Puts text in place of a *chunk* that a message of *role* may not hold, or nothing."""
+    kind = chunk.text("type")
     if kind == "reference":
-        changes.append(Change("drop", path, f"no reference in a message of role {role}", "approximate"))
-        return DROP
-    if role == "tool":
-        changes.append(Change("move", path, "a tool's result is text only", "approximate", "a user message"))
-        return DROP
-    changes.append(Change("set", path, f"no {kind} in a message of role {role}", "lost", "text"))
-    return {"type": "text", "text": f"[{kind}]"}
+        content.drop(index, f"no reference in a message of role {role}", "approximate")
+    elif kind == "thinking":
+        thinking = chunk.array("thinking")
+        text = {"type": "text", "text": "" if thinking is None else joined_text(thinking)}
+        chunk.become(text, "set", chunk.path, f"no thinking in a message of role {role}", "approximate", to="text")
+    else:
+        reason = f"no {kind} in a message of role {role}"
+        chunk.become({"type": "text", "text": f"[{kind}]"}, "set", chunk.path, reason, "lost", to="text")
 
 
-def joined_text(parts: object, path: str, changes: list[Change]) -> str:
-    """The text of text *parts* as one string; what else they hold is reported."""
+def joined_text(parts: Array) -> str:
+    """The text of text *parts* as one string; what else they hold is noted."""
     texts = []
-    for i, part in enumerate(as_objects(parts) or []):
-        node = part if isinstance(part, dict) else {}
-        text = as_text(node.get("text"))
+    for index in range(len(parts.items)):
+        part = parts.part(index)
+        text = part.text("text") if isinstance(part, Object) else None
         if text is None:
-            changes.append(Change("drop", f"{path}[{i}]", "only text can stand here", "lost"))
-        else:
+            parts.note("drop", parts.at(index), "only text can stand here", "lost")
+        elif isinstance(part, Object):
             texts.append(text)
-            report_rest(node, ("type", "text"), f"{path}[{i}]", changes)
+            note_rest(part, ("type", "text"))
     return "".join(texts)
 
 
-def _chunk(part: Node, path: str, changes: list[Change], *, thinks: bool) -> Any:
-    kind = as_text(part.get("type"))
+def _translate(part: Object, content: Array, index: int, *, reads_reasoning: bool) -> None:
+    """One part in Mistral's form."""
+    kind = part.text("type")
     if kind in _TEXT_TYPES:
         key = _TEXT_TYPES[kind]
-        report_rest(part, ("type", key), path, changes)
-        changes.append(Change("rename", f"{path}.type", f"Mistral's name for {kind}", "none", "text"))
-        return {"type": "text", "text": part.get(key, "")}
-    if kind == "input_image":
-        return _image(part, path, changes)
-    if kind in ("file", "input_file"):
-        return _file(part, path, changes)
-    if kind == "input_audio" and (audio := as_object(part.get("input_audio"))) is not None:
-        report_rest(audio, ("data", "format"), f"{path}.input_audio", changes)
-        changes.append(Change("set", f"{path}.input_audio", "Mistral takes the base64 text itself", "none"))
-        return {**part, "input_audio": audio.get("data", NULL)}
-    if kind in THOUGHT_TYPES and as_array(part.get("thinking")) is None:
-        return _thought(part, kind, path, changes, thinks=thinks)
-    return part
+        note_rest(part, ("type", key))
+        text = {"type": "text", "text": part.fields.get(key, "")}
+        part.become(text, "rename", part.at("type"), f"Mistral's name for {kind}", to="text")
+    elif kind == "input_image":
+        _image(part)
+    elif kind in ("file", "input_file"):
+        _file(part)
+    elif kind == "input_audio":
+        _audio(part)
+    elif kind in THOUGHT_TYPES and part.array("thinking") is None:
+        _thought(part, kind, content, index, reads_reasoning=reads_reasoning)
 
 
-def _thought(part: Node, kind: str, path: str, changes: list[Change], *, thinks: bool) -> Any:
+def _audio(part: Object) -> None:
+    audio = part.object("input_audio")
+    if audio is not None:
+        note_rest(audio, ("data", "format"))
+        part.set("input_audio", audio.fields.get("data", NULL), "Mistral takes the base64 text itself")
+
+
+def _thought(part: Object, kind: str, content: Array, index: int, *, reads_reasoning: bool) -> None:
     """Earlier reasoning in a form that is not Mistral's: a thinking chunk for a model that reads it, nothing for another."""
-    used = next((name for name in (kind, "text") if as_text(part.get(name))), None)
-    if used is None or not thinks:
-        changes.append(Change("drop", path, "the model does not read earlier reasoning", "none"))
-        return DROP
-    changes.append(Change("set", path, "Mistral's form of reasoning", "none", "thinking"))
-    return {"type": "thinking", "thinking": [{"type": "text", "text": part[used]}]}
+    used = next((name for name in (kind, "text") if part.text(name)), None)
+    if used is None or not reads_reasoning:
+        content.drop(index, "the model does not read earlier reasoning")
+        return
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": part.fields[used]}]}
+    part.become(thinking, "set", part.path, "Mistral's form of reasoning", to="thinking")
 
 
-def _image(part: Node, path: str, changes: list[Change]) -> Node:
-    if part.get("image_url", NULL) == NULL:
-        raise _foreign_file(f"{path}.file_id")
-    url: Any = part["image_url"]
+def _image(part: Object) -> None:
+    if not part.has("image_url"):
+        raise _foreign_file(part.at("file_id"))
+    url: Any = part.fields["image_url"]
     used = ["type", "image_url"]
-    if part.get("detail", NULL) != NULL and as_text(url) is not None:
-        url = {"url": url, "detail": part["detail"]}
+    if part.has("detail") and part.text("image_url") is not None:
+        url = {"url": url, "detail": part.fields["detail"]}
         used.append("detail")
-    report_rest(part, used, path, changes)
-    changes.append(Change("rename", f"{path}.type", "Mistral's name for input_image", "none", "image_url"))
-    return {"type": "image_url", "image_url": url}
+    note_rest(part, used)
+    image = {"type": "image_url", "image_url": url}
+    part.become(image, "rename", part.at("type"), "Mistral's name for input_image", to="image_url")
 
 
-def _file(part: Node, path: str, changes: list[Change]) -> Node:
-    file, inner = as_object(part.get("file")), f"{path}.file"
-    if file is None:
-        file, inner = part, path
-    used = next((name for name in ("file_data", "file_url") if as_text(file.get(name))), None)
-    file_id = as_text(file.get("file_id"))
-    if used is None:
-        if file_id is None:
-            return part
-        if not _UUID.fullmatch(file_id):
-            raise _foreign_file(f"{inner}.file_id")
-        if file is part and as_text(part.get("type")) == "file":
-            return part  # Mistral's own form
+def _file(part: Object) -> None:
+    file = part.object("file") or part
+    path = part.at("file") if file is not part else part.path
+    used = next((name for name in ("file_data", "file_url") if file.text(name)), None)
+    if used is not None:
         if file is not part:
-            report_rest(part, ("type", "file"), path, changes)
-        report_rest(file, ("type", "file_id"), inner, changes)
-        changes.append(Change("rename", inner, "Mistral's form of a file part", "none", "file_id"))
-        return {"type": "file", "file_id": file["file_id"]}
+            note_rest(part, ("type", "file"))
+        note_rest(file, ("type", used, "filename"))
+        part.become(_document(file, used), "rename", path, "Mistral's form of a document", to="document_url")
+        return
+    file_id = file.text("file_id")
+    if file_id is None:
+        return
+    if not _UUID.fullmatch(file_id):
+        raise _foreign_file(file.at("file_id"))
+    if file is part and part.text("type") == "file":
+        return  # Mistral's own form
     if file is not part:
-        report_rest(part, ("type", "file"), path, changes)
-    report_rest(file, ("type", used, "filename"), inner, changes)
-    name = as_text(file.get("filename"))
-    document = as_text(file[used]) or ""
+        note_rest(part, ("type", "file"))
+    note_rest(file, ("type", "file_id"))
+    own = {"type": "file", "file_id": file.fields["file_id"]}
+    part.become(own, "rename", path, "Mistral's form of a file part", to="file_id")
+
+
+def _document(file: Object, used: str) -> JSONObject:
+    """The chunk for a *file* whose content is under the key *used*."""
+    name = file.text("filename")
+    document = file.text(used) or ""
     if not document.startswith(("data:", "http://", "https://")):
         kind = mimetypes.guess_type(name or "")[0] or "application/pdf"  # what chat takes most: no name need be given
         document = f"data:{kind};base64,{document}"
-    changes.append(Change("rename", inner, "Mistral's form of a document", "none", "document_url"))
-    chunk: Node = {"type": "document_url", "document_url": document}
+    chunk: JSONObject = {"type": "document_url", "document_url": document}
     if name is not None:
-        chunk["document_name"] = file["filename"]
+        chunk["document_name"] = file.fields["filename"]
     return chunk
 
 

@@ -1,18 +1,20 @@
-"""A conversation, message by message: roles, fed-back answer fields, order."""
+"""A conversation, message by message, in three steps: settle its role, translate what it holds, judge it by the list.
+
+The role comes first, so what becomes another role's is translated and judged as what it becomes.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from msgspec import Raw
 
-import msgspec
-
-from mistral_filter.changes import Change, Loss
 from mistral_filter.dialect.calls import Calls
-from mistral_filter.dialect.chunks import THOUGHT_TYPES, translate_content
+from mistral_filter.dialect.chunks import holds_thoughts, translate_content
 from mistral_filter.fields import CHUNKS_BY_ROLE
-from mistral_filter.rawjson import NULL, Node, as_array, as_objects, as_text, first_byte
+from mistral_filter.judge import Judge
+from mistral_filter.parts import Array, Object
+from mistral_filter.rawjson import NULL, Node, first_byte
 
-__all__ = ["Conversation", "Placed"]
+__all__ = ["Conversation"]
 
 _THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
 """What clients call the reasoning that an earlier answer came with."""
@@ -20,188 +22,184 @@ _THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking", 
 _BRIDGE = "Understood."
 """An assistant message may not be empty (mistral-common 1.13.1); this is the least it can say."""
 
-
-class Placed(NamedTuple):
-    """One message that is new or may differ from what came."""
-
-    message: Any
-    place: int | None
-    """Its place in the request as it came; None: it is new."""
+_FALSE = Raw(b"false")
+_NOT_READ = "the model does not read earlier reasoning"
 
 
 class Conversation:
-    """Translates the messages of one request in one pass, from the first to the last."""
+    """Translates the messages of a list, from the first to the last.
 
-    def __init__(
-        self,
-        changes: list[Change],
-        *,
-        whole: bool = True,
-        thinks: bool = False,
-        bridge: bool = False,
-        origins: list[str] | None = None,
-    ) -> None:
-        """*whole*: the API judges the order of the messages too. *thinks*: the model reads earlier reasoning. *bridge*: put an
-        assistant message between a tool's and a user's, for models of before 2026-04. *origins*: where each message came from.
+    *ordered*: the API judges the order of the messages too. *reads_reasoning*: the model reads earlier reasoning. *bridge*: put
+    an assistant message between a tool's and a user's, for models of before 2026-04.
+    """
+
+    def __init__(self, *, ordered: bool, reads_reasoning: bool, bridge: bool) -> None:
+        self._ordered, self._reads_reasoning, self._bridge = ordered, reads_reasoning, bridge
+
+    def __call__(self, messages: Array, judge: Judge, *, inner: bool = False) -> None:
+        """Translates *messages* in place and has each judged by *judge*.
+
+        A list among them is a conversation of its own, if they are not *inner* ones already.
         """
-        self._origins = origins
-        self._changes = changes
-        self._calls = Calls(changes)
-        self._whole, self._thinks, self._bridge = whole, thinks, bridge
-        self._out: list[Placed | int] = []
-        self._previous = ""
-        self._moved: list[Any] = []
-        self._thought: Any = None
-        """Earlier reasoning that the message in hand begins with."""
+        order = _Order(messages, ordered=self._ordered, bridge=self._bridge)
+        calls = Calls(judge)
+        for index in range(len(messages.items)):
+            message = messages.part(index)
+            if isinstance(message, Object):
+                role = order.settle(message)
+                order.attachments += self._translate(message, role, index, calls, judge)
+                judge.message(message)
+                order.add(message, index, role)
+                continue
+            if isinstance(message, Array) and not inner:  # several conversations
+                self(message, judge, inner=True)
+            order.add(None, index, "")
+        order.end()
 
-    def path(self, path: str, index: int) -> str:
-        """Where message *index* of the list at *path* stood in the request as it came."""
-        return f"{path}[{index}]" if self._origins is None else self._origins[index]
-
-    def keep(self, index: int, role: str) -> bool:
-        """Adds a message that is a text of *role* and nothing else, if it can stay as it is at this place."""
-        previous = self._previous
-        if previous == "tool" or (previous == "assistant" and role == "system"):
-            return False  # attachments to move, a bridge to build, a role to change
-        self._out.append(index)
-        self._previous = role
-        return True
-
-    def translate(self, message: Node, index: int, path: str) -> list[tuple[Node, str]]:
-        """Edits one *message* in place: what it says in OpenAI's words, in Mistral's.
-
-        Returns the chunks that will stand in a user's message of their own, each with the place where it was.
-        """
-        role = as_text(message.get("role")) or ""
-        if role == "developer":
-            role = self._set_role(message, "system", path, "Mistral's name for developer")
-        elif role == "function":
-            role = self._set_role(message, "tool", path, "OpenAI's older name for tool")
+    def _translate(self, message: Object, role: str, index: int, calls: Calls, judge: Judge) -> list[Object]:
+        """Translates what *message* holds. Returns the chunks that may not stand in it but in a user's message."""
+        thought: str | None = None
+        attachments: list[Object] = []
         if role == "assistant":
-            self._answer(message, path)
+            thought = _fed_back(message, reads_reasoning=self._reads_reasoning)
         elif role == "tool":
-            self._calls.result(message, path)
-        moved: list[tuple[Node, str]] = []
-        if first_byte(message.get("content")) != 0x22 and role in CHUNKS_BY_ROLE:
-            as_role = "user" if role == "system" and self._becomes_users() else role
-            moved = translate_content(message, as_role, path, self._changes, thinks=self._thinks, placed=self._whole)
-            self._moved += [chunk for chunk, _ in moved]
-        if role == "assistant" and not (self._whole and _empty(message)):  # an empty one will not stand between calls and results
-            self._calls.assistant(message, index, path)
-        return moved
+            calls.result(message)
+        if role in CHUNKS_BY_ROLE and first_byte(message.fields.get("content")) != 0x22:
+            attachments = translate_content(message, role, judge, reads_reasoning=self._reads_reasoning, by_role=self._ordered)
+        if thought is not None:
+            _put_first(message, thought)
+        if role == "assistant" and not (self._ordered and _is_empty(message)):
+            # an empty one will not stand between calls and results
+            calls.assistant(message, index)
+        return attachments
 
-    def place(self, message: Any, index: int, path: str, *, touched: bool) -> None:
-        """Adds a translated *message* where Mistral accepts one of its role, or leaves it out."""
-        node = message if isinstance(message, dict) else {}
-        role = as_text(node.get("role")) or ""
-        mark = len(self._changes)
-        if self._thought is not None:
-            node["content"] = [{"type": "thinking", "thinking": [{"type": "text", "text": self._thought}]}, *_parts(node)]
-            self._thought = None
-        if self._whole and role != "tool":
+
+class _Order:
+    """Puts the messages of one list where Mistral accepts one of their role."""
+
+    def __init__(self, messages: Array, *, ordered: bool, bridge: bool) -> None:
+        self._messages = messages
+        self._ordered, self._bridge = ordered, bridge
+        self._out: list[int | Node] = []
+        """All messages as they go out: the index of one that came, or a new one."""
+        self._last: Object | None = None
+        self._previous = ""
+        self.attachments: list[Object] = []
+        """What moved out of the results of the tools before, and will stand in a user's message after them."""
+
+    def settle(self, message: Object) -> str:
+        """Gives *message* the role that Mistral has for it at this place, and returns that role."""
+        role = message.text("role") or ""
+        if role == "developer":
+            message.set("role", role := "system", "Mistral's name for developer", to="system")
+        elif role == "function":
+            message.set("role", role := "tool", "OpenAI's older name for tool", to="tool")
+        if role == "system" and self._follows_an_answer() and message.has("content"):
+            reason = f"no system message after one of role {self._previous}"
+            message.set("role", role := "user", reason, "approximate", to="user")
+        return role
+
+    def _follows_an_answer(self) -> bool:
+        return self._ordered and self._previous in ("assistant", "tool") and not self.attachments
+
+    def add(self, message: Object | None, index: int, role: str) -> None:
+        """Puts the translated message number *index* behind the others, or leaves it out. None: it is no object."""
+        if self._ordered and role != "tool":
             self._end_tools()
-        if role == "assistant" and node.get("prefix", _FALSE) != _FALSE:
-            touched = True  # settled at the end, when the last message is known
-        if self._whole and role == "assistant" and _empty(node):
-            self._changes.append(Change("drop", path, "Mistral refuses an empty assistant message", "none"))
-            return
-        if role == "system" and node.get("content", NULL) == NULL:
-            self._changes.append(Change("drop", path, "Mistral refuses a system message without content", "none"))
-            return
-        if role == "system" and self._becomes_users():
-            role = self._set_role(node, "user", path, f"no system message after one of role {self._previous}", "approximate")
-        if self._whole and role == "user":
-            self._cross_bridge()
-        self._out.append(Placed(message, index) if touched or len(self._changes) != mark else index)
-        self._previous = role
+        if message is not None and self._ordered and role == "assistant" and _is_empty(message):
+            self._messages.drop(index, "Mistral refuses an empty assistant message")
+        elif message is not None and role == "system" and not message.has("content"):
+            self._messages.drop(index, "Mistral refuses a system message without content")
+        else:
+            if self._ordered and role == "user":
+                self._cross_bridge()
+            self._append(index, message, role)
 
-    def end(self, messages: list[Any], path: str) -> list[Placed | int]:
-        """All messages as they go out, those that stay as they came by their index in *messages*; *path* is the list's."""
-        out = self._out
-        if not self._whole:
-            return out
-        self._end_tools()
-        for placed in out[:-1]:
-            if isinstance(placed, Placed) and _prefix(placed.message):
-                del placed.message["prefix"]
-                here = f"{self.path(path, placed.place or 0)}.prefix"
-                self._changes.append(Change("drop", here, "only the last message can be a prefix", "none"))
-        if len(out) > 1 and self._previous == "assistant":
-            last = out[-1]
-            message, index = (messages[last], last) if isinstance(last, int) else (last.message, last.place)
-            if not _prefix(message) and not as_array(message.get("tool_calls")):
-                message["prefix"] = True
-                reason = "a last assistant message is one to go on with"
-                self._changes.append(Change("insert", f"{self.path(path, index or 0)}.prefix", reason, "approximate"))
-                out[-1] = Placed(message, index)
-        return out
+    def end(self) -> None:
+        """Settles what depends on which message is the last."""
+        if self._ordered:
+            self._end_tools()
+            last = self._last if self._previous == "assistant" and len(self._out) > 1 else None
+            if last is not None and not _is_prefix(last) and not _has_calls(last):
+                last.insert("prefix", True, "a last assistant message is one to go on with", "approximate")
+        if self._messages.position.edited:
+            items = self._messages.items
+            self._messages.items = [items[item] if isinstance(item, int) else item for item in self._out]
 
-    def _answer(self, message: Node, path: str) -> None:
-        """What clients feed back of an earlier answer, beside what the lists drop anyway."""
-        refusal = as_text(message.get("refusal"))
-        if refusal and _empty(message):
-            message["content"] = message.pop("refusal")
-            self._changes.append(Change("rename", f"{path}.refusal", "the answer was this refusal", "none", "content"))
-        given = [name for name in _THOUGHTS if name in message]
-        if not given:
-            return
-        thoughts = {name: message.pop(name) for name in given}
-        used = next((name for name in given if as_text(thoughts[name])), None)
-        reason = "the model does not read earlier reasoning"
-        if self._thinks and used is not None:
-            reason = "the content holds the reasoning"
-            spoken = as_objects(message.get("content")) or []
-            if not any(as_text(chunk.get("type")) in THOUGHT_TYPES for chunk in spoken if isinstance(chunk, dict)):
-                self._thought = thoughts[used]  # put before the rest when the rest has been looked at, at the places where it was
-                self._changes.append(Change("rename", f"{path}.{used}", "Mistral's form of reasoning", "none", "content"))
-                del thoughts[used]
-        for name in thoughts:
-            self._changes.append(Change("drop", f"{path}.{name}", reason, "none"))
-
-    def _becomes_users(self) -> bool:
-        """Whether a system message cannot stand here as one."""
-        return self._whole and not self._moved and self._previous in ("assistant", "tool")
+    def _append(self, item: int | Node, message: Object | None, role: str) -> None:
+        last = self._last
+        if last is not None and self._ordered and self._previous == "assistant" and _is_prefix(last):
+            last.drop("prefix", "only the last message can be a prefix")
+        if self._out and isinstance(self._out[-1], int):
+            self._messages.close(self._out[-1])
+        self._out.append(item)
+        self._last, self._previous = message, role
 
     def _end_tools(self) -> None:
-        if self._moved:
+        if self.attachments:
             self._cross_bridge()
-            self._insert({"role": "user", "content": self._moved}, "with the attachments of the tools before it")
-            self._previous = "user"
-            self._moved = []
+            self._insert({"role": "user", "content": self.attachments}, "with the attachments of the tools before it")
+            self.attachments = []
 
     def _cross_bridge(self) -> None:
         if self._bridge and self._previous == "tool":
             self._insert({"role": "assistant", "content": _BRIDGE}, "between a tool's and a user's")
 
     def _insert(self, message: Node, why: str) -> None:
-        self._out.append(Placed(message, None))
-        path = f"messages[{len(self._out) - 1}]"
-        self._changes.append(Change("insert", path, f"a message of role {message['role']} {why}", "none"))
-
-    def _set_role(self, message: Node, role: str, path: str, reason: str, loss: Loss = "none") -> str:
-        message["role"] = role
-        self._changes.append(Change("set", f"{path}.role", reason, loss, role))
-        return role
+        path = f"messages[{len(self._out)}]"
+        self._messages.note("insert", path, f"a message of role {message['role']} {why}")
+        self._append(message, None, message["role"])
 
 
-_FALSE = msgspec.Raw(b"false")
+def _fed_back(message: Object, *, reads_reasoning: bool) -> str | None:
+    """What clients feed back of an earlier answer, beside what the lists drop anyway.
+
+    Returns the key of the reasoning that the content is to begin with, if there is any.
+    """
+    if message.text("refusal") and _is_empty(message):
+        message.rename("refusal", "content", "the answer was this refusal")
+    given = [name for name in _THOUGHTS if name in message.fields]
+    if not given:
+        return None
+    reason, thought = _NOT_READ, None
+    used = next((name for name in given if message.text(name)), None) if reads_reasoning else None
+    if used is not None:
+        reason = "the content holds the reasoning"
+        content = message.array("content")
+        if content is None or not holds_thoughts(content):
+            thought = used
+            given.remove(used)
+    for name in given:
+        message.drop(name, reason)
+    return thought
 
 
-def _prefix(message: Any) -> bool:
-    return isinstance(message, dict) and message.get("prefix", _FALSE) not in (_FALSE, NULL)
+def _put_first(message: Object, thought: str) -> None:
+    """Puts earlier reasoning, which is under the key *thought*, before the rest of an answer."""
+    content = message.array("content")
+    (content or message).note("rename", message.at(thought), "Mistral's form of reasoning", to="content")
+    chunk = {"type": "thinking", "thinking": [{"type": "text", "text": message.fields.pop(thought)}]}
+    if content is not None:
+        content.first.append(chunk)
+    elif message.text("content"):
+        message.fields["content"] = [chunk, {"type": "text", "text": message.fields["content"]}]
+    else:
+        message.fields["content"] = [chunk]
 
 
-def _parts(message: Node) -> list[Any]:
-    """The content of *message* as a list."""
-    parts = as_array(message.get("content"))
-    if parts is not None:
-        return parts
-    return [{"type": "text", "text": message["content"]}] if as_text(message.get("content")) else []
+def _is_prefix(message: Object) -> bool:
+    return message.fields.get("prefix", _FALSE) not in (_FALSE, NULL)
 
 
-def _empty(message: Node) -> bool:
+def _is_empty(message: Object) -> bool:
     """No text, no chunks, no tool calls."""
-    content = message.get("content", NULL)
-    if content != NULL and as_text(content) != "" and as_array(content) != []:
-        return False
-    return not as_array(message.get("tool_calls")) and message.get("function_call", NULL) == NULL
+    if message.has("content") and message.text("content") != "":
+        content = message.array("content")
+        if content is None or not content.is_empty():
+            return False
+    return not _has_calls(message) and message.object("function_call") is None
+
+
+def _has_calls(message: Object) -> bool:
+    calls = message.array("tool_calls")
+    return calls is not None and not calls.is_empty()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
-from mistral_filter.changes import Change
 from mistral_filter.dialect.chunks import joined_text
 from mistral_filter.dialect.tools import without_schema_ids
-from mistral_filter.dialect.values import report_rest
+from mistral_filter.dialect.values import note_rest
 from mistral_filter.errors import Refused
-from mistral_filter.rawjson import NULL, Node, as_array, as_number, as_object, as_objects, as_text, first_byte
+from mistral_filter.parts import Array, Object
+from mistral_filter.rawjson import NULL, as_number
 
-__all__ = ["embedding_input", "prediction", "reasoning", "rename_fields", "response_format", "stop", "thinks"]
+__all__ = ["embedding_input", "prediction", "reads_reasoning", "reasoning", "rename_fields", "response_format", "stop"]
 
 RENAMED = {
     "max_completion_tokens": "max_tokens",
@@ -21,29 +22,29 @@ RENAMED = {
 }
 """OpenAI's name: Mistral's name (OpenAPI documents of both, 2026-08)."""
 
+_SCHEMA_KEYS = ("name", "description", "schema", "strict")
 
-def rename_fields(body: Node, accepted: Any, changes: list[Change]) -> None:
+
+def rename_fields(body: Object, accepted: Container[str]) -> None:
     """Renames OpenAI's fields where the endpoint's *accepted* names hold Mistral's. Of two limits the smaller one counts."""
     for name, new in RENAMED.items():
-        if name not in body or name in accepted or new not in accepted:
+        if name not in body.fields or name in accepted or new not in accepted:
             continue
-        value = body.pop(name)
+        value, other = body.fields[name], body.fields.get(new, NULL)
         if value == NULL:
-            changes.append(Change("drop", name, "null says nothing", "none"))
-        elif _says_nothing(body.get(new, NULL)):
-            body[new] = value
-            changes.append(Change("rename", name, "Mistral's name", "none", new))
-        elif new == "max_tokens" and not _says_nothing(value) and _smaller(value, body[new]):
-            body[new] = value
-            changes.append(Change("rename", name, "the smaller of two limits", "none", new))
+            body.drop(name, "null says nothing")
+        elif _says_nothing(other):
+            body.rename(name, new, "Mistral's name")
+        elif new == "max_tokens" and not _says_nothing(value) and _smaller(value, other):
+            body.rename(name, new, "the smaller of two limits")
         else:
-            changes.append(Change("drop", name, f"{new} is given too", "none"))
+            body.drop(name, f"{new} is given too")
 
 
 def _says_nothing(value: Any) -> bool:
     """Null, or a count below zero, which is how some clients say that there is no limit."""
     number = as_number(value)
-    return value == NULL or (number is not None and number < 0)
+    return bool(value == NULL) or (number is not None and number < 0)
 
 
 def _smaller(a: Any, b: Any) -> bool:
@@ -51,79 +52,68 @@ def _smaller(a: Any, b: Any) -> bool:
     return x is not None and (y is None or x < y)
 
 
-def stop(body: Node, changes: list[Change]) -> None:
+def stop(body: Object) -> None:
     """An empty list of stops, which Mistral refuses, says nothing."""
-    if "stop" in body and first_byte(body["stop"]) == 0x5B and as_array(body["stop"]) == []:
-        del body["stop"]
-        changes.append(Change("drop", "stop", "an empty list", "none"))
+    if "stop" in body.fields and (words := body.array("stop")) is not None and not words.items:
+        body.drop("stop", "an empty list")
 
 
-def prediction(body: Node, changes: list[Change]) -> None:
+def prediction(body: Object) -> None:
     """``prediction.content`` as parts becomes one string."""
-    node = as_object(body.get("prediction"))
-    parts = as_objects(node.get("content")) if node else None
-    if node is None or parts is None:
-        return
-    node["content"] = joined_text(parts, "prediction.content", changes)
-    body["prediction"] = node
-    changes.append(Change("set", "prediction.content", "Mistral takes one string", "none"))
+    given = body.object("prediction")
+    parts = given.array("content") if given is not None else None
+    if given is not None and parts is not None:
+        given.set("content", joined_text(parts), "Mistral takes one string")
 
 
-def response_format(body: Node, changes: list[Change]) -> None:
+def response_format(body: Object) -> None:
     """A json_schema format has a schema (OpenAI's need not have one), without what Mistral fails to compile."""
-    node = as_object(body.get("response_format"))
-    if node is None:
+    form = body.object("response_format")
+    if form is None:
         return
-    inner = as_object(node.get("json_schema"))
-    mark = len(changes)
-    if inner is None:
-        if as_text(node.get("type")) not in ("json_schema", "json_object") or not as_object(node.get("schema")):
+    if form.object("json_schema") is None:
+        schema = form.object("schema")
+        if form.text("type") not in ("json_schema", "json_object") or schema is None or not schema.fields:
             return
         # flat, as in the Responses API, or json_object with a schema, as open servers take it
-        inner = {name: node.pop(name) for name in _SCHEMA_KEYS if name in node}
-        inner.setdefault("name", "response")
-        node["type"] = "json_schema"
-        changes.append(Change("rename", "response_format.schema", "Mistral nests the schema", "none", "json_schema"))
-    if inner.get("schema", NULL) == NULL:
-        inner["schema"] = {"type": "object"}
-        changes.append(Change("insert", "response_format.json_schema.schema", "Mistral requires a schema", "none"))
-    without_schema_ids(inner, "schema", "response_format.json_schema", changes)
-    if len(changes) != mark:
-        node["json_schema"] = inner
-        body["response_format"] = node
+        form.note("rename", form.at("schema"), "Mistral nests the schema", to="json_schema")
+        nested = {name: form.fields.pop(name) for name in _SCHEMA_KEYS if name in form.fields}
+        nested.setdefault("name", "response")
+        form.fields |= {"type": "json_schema", "json_schema": nested}
+    inner = form.object("json_schema")
+    assert inner is not None
+    if not inner.has("schema"):
+        inner.insert("schema", {"type": "object"}, "Mistral requires a schema")
+    without_schema_ids(inner, "schema")
 
 
-def reasoning(body: Node, changes: list[Change]) -> None:
+def reasoning(body: Object) -> None:
     """``reasoning.effort`` (the Responses API, OpenRouter) is chat's ``reasoning_effort``."""
-    given = as_object(body.get("reasoning"))
+    given = body.object("reasoning")
     if given is None:
         return
-    del body["reasoning"]
-    report_rest(given, ("effort",), "reasoning", changes)
-    effort = given.get("effort", NULL)
-    if effort != NULL and body.get("reasoning_effort", NULL) == NULL:
-        body["reasoning_effort"] = effort
-        changes.append(Change("rename", "reasoning.effort", "chat's name", "none", "reasoning_effort"))
-    elif "effort" in given or not given:
-        path = "reasoning.effort" if given else "reasoning"
-        changes.append(Change("drop", path, "it says nothing, or reasoning_effort says it", "none"))
+    note_rest(given, ("effort",))
+    effort = given.fields.get("effort", NULL)
+    if effort != NULL and not body.has("reasoning_effort"):
+        body.note("rename", given.at("effort"), "chat's name", to="reasoning_effort")
+        body.fields["reasoning_effort"] = effort
+    elif "effort" in given.fields or not given.fields:
+        path = given.at("effort") if given.fields else given.path
+        body.note("drop", path, "it says nothing, or reasoning_effort says it")
+    del body.fields["reasoning"]
 
 
-_SCHEMA_KEYS = ("name", "description", "schema", "strict")
-
-
-def thinks(body: Node) -> bool:
+def reads_reasoning(body: Object) -> bool:
     """Whether the model reads earlier reasoning: Mistral's reasoning models are named magistral (documentation, 2026-11)."""
-    return (as_text(body.get("model")) or "").startswith("magistral")
+    return (body.text("model") or "").startswith("magistral")
 
 
-def embedding_input(body: Node) -> None:
+def embedding_input(body: Object) -> None:
     """Raises Refused for token ids: they are another model's, and no text can be made of them here."""
-    items = as_array(body.get("input"))
-    if not items:
-        return
-    inner = as_array(items[0])
-    if as_number(items[0]) is None and (inner is None or not inner or as_number(inner[0]) is None):
+    items = body.array("input")
+    while items is not None and items.items and (first := items.part(0)) is not None:
+        items = first if isinstance(first, Array) else None
+    if items is None or not items.items or as_number(items.items[0]) is None:
         return
     raise Refused(
         "input: Mistral embeds text, not token ids. Let the client send text: check_embedding_ctx_length=False in LangChain's "

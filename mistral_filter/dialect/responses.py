@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from mistral_filter.changes import Change
-from mistral_filter.dialect.values import report_rest
+from mistral_filter.dialect.values import note_rest
 from mistral_filter.errors import Refused
-from mistral_filter.rawjson import NULL, Node, as_array, as_object, as_objects, as_text
+from mistral_filter.parts import Array, Object, Opener, Part, Position
+from mistral_filter.rawjson import NULL, Node, as_array
 
 __all__ = ["responses_body"]
 
@@ -17,42 +17,47 @@ _CALLS = ("function_call", "custom_tool_call")
 _RESULTS = ("function_call_output", "custom_tool_call_output")
 
 
-def responses_body(body: Node, changes: list[Change]) -> list[str] | None:
+def responses_body(body: Object) -> None:
     """Translates in place: instructions, input and text.format; the rest has chat's names already.
 
-    Returns where each message comes from, None when there was nothing to translate. Raises Refused for
-    ``previous_response_id`` and ``conversation``: what they refer to is not in the request.
+    Raises Refused for ``previous_response_id`` and ``conversation``: what they refer to is not in the request.
     """
-    given = body.get("input")
-    if body.get("messages", NULL) != NULL or (as_text(given) is None and as_array(given) is None):
-        return None
+    if body.has("messages") or "input" not in body.fields:
+        return
+    text, items = body.text("input"), body.array("input")
+    if text is None and items is None:
+        return
+    _refuse_state(body)
+    turns = _Turns(body.document, items)
+    if body.has("instructions"):
+        turns.add({"role": "system", "content": body.fields["instructions"]}, "instructions")
+        body.note("rename", "instructions", "chat's form", to="messages")
+        del body.fields["instructions"]
+    for name in (*_STATE, "instructions"):
+        if name in body.fields:
+            body.drop(name, "null says nothing")
+    if items is None:
+        turns.add({"role": "user", "content": body.fields["input"]}, "input")
+    for index in range(len(items.items) if items is not None else 0):
+        assert items is not None
+        turns.item(items.part(index), items.items[index], index)
+        items.items[index] = NULL  # what is of use in it is in the messages
+    turns.end()
+    body.note("rename", "input", "chat's form of a Responses request", to="messages")
+    del body.fields["input"]
+    body.fields["messages"] = body.document.new(turns.messages, Position(body.position, "messages"))
+    _text(body)
+
+
+def _refuse_state(body: Object) -> None:
     for name in _STATE:
-        if body.get(name, NULL) != NULL:
+        if body.has(name):
             raise Refused(
                 f"{name}: Mistral's chat/completions keeps no conversations. Send the whole conversation in each request "
                 "(in most clients: the chat completions API instead of the Responses API, or store off).",
                 param=name,
                 code="stateful_conversation",
             )
-    items = as_objects(given) or []
-    turns = _Turns(items, changes)
-    if body.get("instructions", NULL) != NULL:
-        turns.add({"role": "system", "content": body.pop("instructions")}, "instructions")
-        changes.append(Change("rename", "instructions", "chat's form", "none", "messages"))
-    for name in (*_STATE, "instructions"):
-        if name in body:
-            del body[name]
-            changes.append(Change("drop", name, "null says nothing", "none"))
-    del body["input"]
-    if as_text(given) is not None:
-        turns.add({"role": "user", "content": given}, "input")
-    for i, item in enumerate(items):
-        turns.item(item, i)
-    turns.end()
-    body["messages"] = turns.messages
-    changes.append(Change("rename", "input", "chat's form of a Responses request", "none", "messages"))
-    _text(body, changes)
-    return turns.origins
 
 
 class _Turns:
@@ -61,143 +66,136 @@ class _Turns:
     Nothing may stand between calls and their results in chat; in a Responses request a message may, and is put behind them.
     """
 
-    def __init__(self, items: list[Any], changes: list[Change]) -> None:
+    def __init__(self, document: Opener, items: Array | None) -> None:
         self.messages: list[Any] = []
-        self.origins: list[str] = []
-        self._changes = changes
-        self._results = Counter(_call_id(item) for item in items if isinstance(item, dict) and _kind(item) in _RESULTS)
+        self._document = document
+        given = () if items is None else items.each()
+        self._results = Counter(item.text("call_id") for _, item in given if _kind(item) in _RESULTS)
         """The results that are still to come."""
         self._open: dict[str | None, int] = {}
         """How many calls with an id wait for results that are among them."""
-        self._calling: Node = {}
+        self._calling: Object | None = None
         """The message that makes those calls."""
         self._held: list[tuple[Any, str]] = []
 
-    def add(self, message: Any, origin: str) -> None:
-        """A message that is no result."""
+    def add(self, message: Any, origin: str) -> Any:
+        """Adds a message that is no result and that came from the path *origin*; returns it as it will stand in the list."""
+        if isinstance(message, dict):
+            message = self._document.new(message, Position(None, "", origin))
         if self._open:
             self._held.append((message, origin))
         else:
             self.end()
-            self._append(message, origin)
+            self.messages.append(message)
+        return message
 
     def end(self) -> None:
         """Puts what was held where it can stand."""
         held, self._held = self._held, []
         for message, origin in held:
-            self._append(message, origin)
-            self._changes.append(Change("move", origin, "nothing may stand between calls and their results", "none", "messages"))
+            self.messages.append(message)
+            self._document.note("move", origin, "nothing may stand between calls and their results", to="messages")
 
-    def _append(self, message: Any, origin: str) -> None:
-        self.messages.append(message)
-        self.origins.append(origin)
-
-    def item(self, item: Any, index: int) -> None:
-        """The next item, number *index* of the input."""
+    def item(self, item: Part | None, value: Any, index: int) -> None:
+        """The next item, number *index* of the input; *value* is what is there if it is no object."""
         path = f"input[{index}]"
-        kind = _kind(item) if isinstance(item, dict) else None
-        if kind is None:
-            self.add(item, path)
-        elif kind == "message":
-            self._message(item, path)
+        if not isinstance(item, Object):
+            self.add(value, path)
+            return
+        kind = _kind(item)
+        if kind == "message":
+            self._message(item)
         elif kind in _CALLS:
-            self._call(item, kind, path)
+            self._call(item, kind)
         elif kind in _RESULTS:
-            self._result(item, path)
+            self._result(item)
         elif kind == "reasoning":
-            self._changes.append(Change("drop", path, "the model does not read earlier reasoning", "none"))
+            self._document.note("drop", path, "the model does not read earlier reasoning")
         else:
-            self._changes.append(Change("drop", path, "chat has no items of this type", "lost"))
+            self._document.note("drop", path, "chat has no items of this type", "lost")
 
-    def _message(self, item: Node, path: str) -> None:
-        report_rest(item, ("type", "role", "content"), path, self._changes)
-        message = {key: item[key] for key in ("role", "content") if key in item}
-        last = self._assistants()
-        if last is None or "tool_calls" not in last or _role(item) != "assistant":
-            self.add(message, path)
+    def _message(self, item: Object) -> None:
+        note_rest(item, ("type", "role", "content"))
+        message = {key: item.fields[key] for key in ("role", "content") if key in item.fields}
+        last = self._last_assistant()
+        if last is None or "tool_calls" not in last.fields or item.text("role") != "assistant":
+            self.add(message, item.path)
         elif _says_nothing(item):
-            self._changes.append(Change("drop", path, "an empty text beside calls", "none"))
+            self._document.note("drop", item.path, "an empty text beside calls")
         elif _says_nothing(last):
-            last["content"] = item["content"]
+            last.fields["content"] = item.fields["content"]
         else:
-            if not isinstance(last["content"], list):
-                last["content"] = _parts(last["content"])
-            last["content"] += _parts(item["content"])
+            if not isinstance(last.fields["content"], list):
+                last.fields["content"] = _as_parts(last.fields["content"])
+            last.fields["content"] += _as_parts(item.fields["content"])
 
-    def _call(self, item: Node, kind: str, path: str) -> None:
+    def _call(self, item: Object, kind: str) -> None:
         used = "arguments" if kind == "function_call" else "input"
-        arguments = item.get(used, NULL)
-        call = {
-            "id": item.get("call_id", NULL),
-            "type": "function",
-            "function": {"name": item.get("name", NULL), "arguments": arguments if used == "arguments" else {"input": arguments}},
+        arguments = item.fields.get(used, NULL)
+        function = {
+            "name": item.fields.get("name", NULL),
+            "arguments": arguments if used == "arguments" else {"input": arguments},
         }
-        report_rest(item, ("type", "call_id", "name", used), path, self._changes)
-        caller = self._calling if self._open else self._assistants()
+        call = {"id": item.fields.get("call_id", NULL), "type": "function", "function": function}
+        note_rest(item, ("type", "call_id", "name", used))
+        caller = self._calling if self._open else self._last_assistant()
         if caller is None:
-            caller = {"role": "assistant", "content": ""}
-            self.add(caller, path)
-        caller.setdefault("tool_calls", []).append(call)
+            caller = self.add({"role": "assistant", "content": ""}, item.path)
+        assert caller is not None
+        caller.fields.setdefault("tool_calls", []).append(call)
         self._calling = caller
-        id = _call_id(item)
+        id = item.text("call_id")
         waiting = self._open.get(id, 0)
         if self._results[id] > waiting:
             self._open[id] = waiting + 1
 
-    def _result(self, item: Node, path: str) -> None:
-        message = {"role": "tool", "tool_call_id": item.get("call_id", NULL), "content": item.get("output", "")}
-        self._append(message, path)
-        report_rest(item, ("type", "call_id", "output"), path, self._changes)
-        id = _call_id(item)
+    def _result(self, item: Object) -> None:
+        fields = {"role": "tool", "tool_call_id": item.fields.get("call_id", NULL), "content": item.fields.get("output", "")}
+        self.messages.append(self._document.new(fields, item.position))
+        note_rest(item, ("type", "call_id", "output"))
+        id = item.text("call_id")
         self._results[id] -= 1
         waiting = self._open.pop(id, 0)
         if waiting > 1:
             self._open[id] = waiting - 1
 
-    def _assistants(self) -> Node | None:
-        """The last message if it is an assistant's: what comes next of his belongs to it."""
+    def _last_assistant(self) -> Object | None:
+        """The last message if it is an assistant's: what the assistant says next belongs to it."""
         last = self.messages[-1] if self.messages else None
-        return last if isinstance(last, dict) and _role(last) == "assistant" else None
+        return last if isinstance(last, Object) and last.text("role") == "assistant" else None
 
 
-def _kind(item: Node) -> str:
-    return as_text(item.get("type")) or "message"
+def _kind(item: Object) -> str:
+    return item.text("type") or "message"
 
 
-def _call_id(item: Node) -> str | None:
-    return as_text(item.get("call_id"))
+def _says_nothing(message: Object) -> bool:
+    return not message.has("content") or message.text("content") == ""
 
 
-def _says_nothing(message: Node) -> bool:
-    content = message.get("content", NULL)
-    return content == NULL or as_text(content) == ""
-
-
-def _role(message: Node) -> str | None:
-    return as_text(message.get("role"))
-
-
-def _parts(content: Any) -> list[Any]:
-    parts = as_array(content)
+def _as_parts(content: Any) -> list[Any]:
+    parts = content.items if isinstance(content, Array) else as_array(content)
     return [{"type": "text", "text": content}] if parts is None else list(parts)
 
 
-def _text(body: Node, changes: list[Change]) -> None:
-    text = as_object(body.get("text"))
+def _text(body: Object) -> None:
+    text = body.object("text")
     if text is None:
         return
-    del body["text"]
-    report_rest(text, ("format",), "text", changes)
-    form = as_object(text.get("format"))
-    kind = as_text(form.get("type")) if form else None
+    note_rest(text, ("format",))
+    form = text.object("format")
+    kind = form.text("type") if form is not None else None
     if form is None or kind == "text":
-        if "format" in text or not text:
-            changes.append(Change("drop", "text", "plain text is what happens without it", "none"))
-        return
-    if body.get("response_format", NULL) != NULL:
-        changes.append(Change("drop", "text.format", "response_format is given too", "lost"))
-        return
-    if kind == "json_schema":
-        form = {"type": "json_schema", "json_schema": {key: value for key, value in form.items() if key != "type"}}
-    body["response_format"] = form
-    changes.append(Change("rename", "text.format", "chat's name", "none", "response_format"))
+        if "format" in text.fields or not text.fields:
+            body.note("drop", "text", "plain text is what happens without it")
+    elif body.has("response_format"):
+        body.note("drop", "text.format", "response_format is given too", "lost")
+    else:
+        body.note("rename", "text.format", "chat's name", to="response_format")
+        body.fields["response_format"] = _nested(form.fields) if kind == "json_schema" else form
+    del body.fields["text"]
+
+
+def _nested(form: Node) -> Node:
+    """The Responses API's flat json_schema format in chat's form."""
+    return {"type": "json_schema", "json_schema": {key: value for key, value in form.items() if key != "type"}}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
+from msgspec import Raw
 
-from mistral_filter.changes import Change
-from mistral_filter.dialect.values import DROP, report_repeated, report_rest
-from mistral_filter.fields import ENDPOINTS, Array, Tagged
-from mistral_filter.rawjson import NULL, Node, as_array, as_object, as_objects, as_text, with_sent_bytes
+from mistral_filter import fields
+from mistral_filter.dialect.values import note_rest
+from mistral_filter.parts import GONE, Array, Object, Part
 
 __all__ = ["legacy_functions", "tool_choice", "tools", "without_schema_ids"]
 
@@ -22,152 +20,147 @@ _COMPILES = msgspec.Raw(b'"http://json-schema.org/draft-07/schema#"')
 
 
 def _tool_types() -> frozenset[str]:
-    node = ENDPOINTS["chat"].fields["tools"]
-    assert isinstance(node, Array)
-    assert isinstance(node.items, Tagged)
+    node = fields.ENDPOINTS["chat"].fields["tools"]
+    assert isinstance(node, fields.Array)
+    assert isinstance(node.items, fields.Tagged)
     return frozenset(node.items.variants)
 
 
 _KNOWN = _tool_types()
 
 
-def legacy_functions(body: Node, changes: list[Change]) -> None:
+def legacy_functions(body: Object) -> None:
     """``functions`` and ``function_call`` (OpenAI, 2023) become ``tools`` and ``tool_choice``."""
-    functions = as_array(body.get("functions"))
+    functions = body.array("functions")
     if functions is not None:
-        del body["functions"]
-        given = {_name(tool) for tool in as_objects(body.get("tools")) or []}
+        given = {_name(tool) for tool in _each(body.array("tools"))}
         if given:
-            same = given >= {_name(as_object(function)) for function in functions}
-            changes.append(Change("drop", "functions", "tools is given too", "none" if same else "lost"))
-        elif functions:
-            body["tools"] = [{"type": "function", "function": function} for function in functions]
-            changes.append(Change("rename", "functions", "OpenAI's older name", "none", "tools"))
+            same = given >= {_name(function) for function in _each(functions)}
+            body.drop("functions", "tools is given too", "none" if same else "lost")
+        elif functions.items:
+            body.rename("functions", "tools", "OpenAI's older name")
+            body.fields["tools"] = [{"type": "function", "function": function} for function in functions.items]
         else:
-            changes.append(Change("drop", "functions", "an empty list", "none"))
-    choice = body.get("function_call")
-    if choice is None or (as_text(choice) is None and as_object(choice) is None):
+            body.drop("functions", "an empty list")
+    if body.text("function_call") is None and body.object("function_call") is None:
         return
-    del body["function_call"]
-    if body.get("tool_choice", NULL) != NULL:
-        changes.append(Change("drop", "function_call", "tool_choice is given too", "none"))
-    else:
-        body["tool_choice"] = choice if as_text(choice) is not None else {"type": "function", "function": choice}
-        changes.append(Change("rename", "function_call", "OpenAI's older name", "none", "tool_choice"))
+    if body.has("tool_choice"):
+        body.drop("function_call", "tool_choice is given too")
+        return
+    by_name = body.object("function_call")
+    body.rename("function_call", "tool_choice", "OpenAI's older name")
+    if by_name is not None:
+        body.fields["tool_choice"] = {"type": "function", "function": by_name}
 
 
-def tools(body: Node, changes: list[Change]) -> None:
-    """Every tool in Mistral's nested form; kinds that Mistral does not have are dropped, and said so.
-
-    A tool that goes leaves DROP in its place, so that the others keep theirs.
-    """
-    given = as_objects(body.get("tools"))
+def tools(body: Object) -> None:
+    """Every tool in Mistral's nested form; kinds that Mistral does not have are dropped, and said so."""
+    given = body.array("tools")
     if given is None:
         return
-    touched = report_repeated(body["tools"], given, "tools", changes)
-    for i, tool in enumerate(given):
-        mark = len(changes)
-        if isinstance(tool, dict):
-            given[i] = _tool(tool, f"tools[{i}]", changes)
-        if len(changes) != mark:
-            touched.add(i)
-    if touched:
-        body["tools"] = with_sent_bytes(given, body["tools"], touched)
-    if not given:
-        changes.append(Change("drop", "tools", "an empty list", "none"))
-    if all(tool is DROP for tool in given):
-        del body["tools"]
-        if body.pop("tool_choice", None) is not None:
-            changes.append(Change("drop", "tool_choice", "there is no tool to choose", "none"))
+    for index in range(len(given.items)):
+        tool = given.part(index)
+        if not isinstance(tool, Object):
+            continue
+        kind = tool.text("type")
+        if kind in ("function", None):
+            _function(tool, kind)
+        elif kind not in _KNOWN:
+            given.drop(index, "Mistral has no tools of this type", "lost")
+    if not given.items:
+        body.note("drop", "tools", "an empty list")
+    if given.is_empty():
+        del body.fields["tools"]  # noted one by one
+        if "tool_choice" in body.fields:
+            body.drop("tool_choice", "there is no tool to choose")
 
 
-def _tool(tool: Node, path: str, changes: list[Change]) -> Any:
-    kind = as_text(tool.get("type"))
-    function = as_object(tool.get("function"))
-    if kind not in ("function", None):
-        if kind in _KNOWN:
-            return tool
-        changes.append(Change("drop", path, "Mistral has no tools of this type", "lost"))
-        return DROP
+def _function(tool: Object, kind: str | None) -> None:
+    """A function tool: nested, with a type and with a schema."""
+    function = tool.object("function")
     if function is None:
-        if "name" not in tool:
-            return tool
-        function = {name: tool.pop(name) for name in _FUNCTION_KEYS if name in tool}
-        tool["function"] = function
-        changes.append(Change("rename", path, "Mistral nests a function under its key", "none", "function"))
+        if "name" not in tool.fields:
+            return
+        nested = {name: tool.fields.pop(name) for name in _FUNCTION_KEYS if name in tool.fields}
+        tool.note("rename", tool.path, "Mistral nests a function under its key", to="function")
+        tool.fields["function"] = nested
+        function = tool.object("function")
+        assert function is not None
     if kind is None:
-        tool["type"] = "function"
-        changes.append(Change("insert", f"{path}.type", "Mistral requires it", "none"))
-    mark = len(changes)
-    schema = tool if "input_schema" in tool else function
-    if function.get("parameters", NULL) == NULL and as_object(schema.get("input_schema")) is not None:
-        function["parameters"] = schema.pop("input_schema")
-        changes.append(Change("rename", f"{path}.input_schema", "Anthropic's name", "none", "function.parameters"))
-    if function.get("parameters", NULL) == NULL:
-        function["parameters"] = {"type": "object", "properties": {}}
-        changes.append(Change("insert", f"{path}.function.parameters", "Mistral requires a schema", "none"))
-    without_schema_ids(function, "parameters", f"{path}.function", changes)
-    if len(changes) != mark:
-        tool["function"] = function
-    return tool
+        tool.insert("type", "function", "Mistral requires it")
+    if not function.has("parameters"):
+        holder = tool if "input_schema" in tool.fields else function
+        if holder.object("input_schema") is not None:
+            function.note("rename", tool.at("input_schema"), "Anthropic's name", to="function.parameters")
+            function.fields["parameters"] = holder.fields.pop("input_schema")
+        else:
+            function.insert("parameters", {"type": "object", "properties": {}}, "Mistral requires a schema")
+    without_schema_ids(function, "parameters")
 
 
-def tool_choice(body: Node, changes: list[Change]) -> None:
+def tool_choice(body: Object) -> None:
     """``tool_choice`` in Mistral's nested form; ``allowed_tools`` narrows the tools themselves."""
-    choice = as_object(body.get("tool_choice"))
+    choice = body.object("tool_choice")
     if choice is None:
         return
-    kind = as_text(choice.get("type"))
+    kind = choice.text("type")
     if kind == "allowed_tools":
-        _allowed_tools(body, as_object(choice.get("allowed_tools")) or choice, changes)
-    elif kind in ("function", "tool", None) and "function" not in choice and "name" in choice:
-        body["tool_choice"] = {"type": "function", "function": {"name": choice["name"]}}
-        report_rest(choice, ("type", "name"), "tool_choice", changes)
-        reason = "Mistral nests a function's name"
-        changes.append(Change("rename", "tool_choice.name", reason, "none", "tool_choice.function.name"))
+        _allowed_tools(body, choice.object("allowed_tools") or choice)
+    elif kind in ("function", "tool", None) and "function" not in choice.fields and "name" in choice.fields:
+        note_rest(choice, ("type", "name"))
+        nested = {"type": "function", "function": {"name": choice.fields["name"]}}
+        to = "tool_choice.function.name"
+        choice.become(nested, "rename", choice.at("name"), "Mistral nests a function's name", to=to)
     elif kind in ("auto", "none", "any", "required"):
-        body["tool_choice"] = kind
-        report_rest(choice, ("type",), "tool_choice", changes)
-        changes.append(Change("set", "tool_choice", "Mistral's form of the same word", "none"))
+        note_rest(choice, ("type",))
+        body.set("tool_choice", kind, "Mistral's form of the same word")
     elif kind not in ("function", None):
-        del body["tool_choice"]
-        changes.append(Change("drop", "tool_choice", "Mistral has no tools of this type", "lost"))
+        body.drop("tool_choice", "Mistral has no tools of this type", "lost")
 
 
-def _allowed_tools(body: Node, allowed: Node, changes: list[Change]) -> None:
-    report_rest(allowed, ("type", "mode", "tools"), "tool_choice", changes)
-    names = {_name(tool) or _type(tool) for tool in as_objects(allowed.get("tools")) or []} - {None}
-    sent = as_array(body.get("tools")) or []
-    allows = [(_name(tool) or _type(tool)) in names for tool in as_objects(sent) or []]
-    if not any(allows):
-        body["tool_choice"] = "none"
-        changes.append(Change("set", "tool_choice", "none of the tools is an allowed one", "lost"))
+def _allowed_tools(body: Object, allowed: Object) -> None:
+    note_rest(allowed, ("type", "mode", "tools"))
+    names = {_name(tool) or _type(tool) for tool in _each(allowed.array("tools"))} - {None}
+    given = body.array("tools")
+    allows = [(_name(tool) or _type(tool)) in names for tool in _each(given)]
+    if given is None or not any(allows):
+        body.set("tool_choice", "none", "none of the tools is an allowed one", "lost")
         return
-    body["tool_choice"] = "required" if as_text(allowed.get("mode")) == "required" else "auto"
-    changes.append(Change("set", "tool_choice", "Mistral has no allowed_tools: the tools are narrowed instead", "none"))
-    for i, tool in enumerate(sent):
-        if not allows[i] and tool is not DROP:
-            changes.append(Change("drop", f"tools[{i}]", "not among the allowed tools", "none"))
-    body["tools"] = [tool if allows[i] else DROP for i, tool in enumerate(sent)]
+    mode = "required" if allowed.text("mode") == "required" else "auto"
+    body.set("tool_choice", mode, "Mistral has no allowed_tools: the tools are narrowed instead")
+    for index, item in enumerate(given.items):
+        if not allows[index] and item is not GONE:
+            given.drop(index, "not among the allowed tools")
 
 
-def _name(tool: Any) -> str | None:
-    if not isinstance(tool, dict):
+def _each(array: Array | None) -> list[Part | None]:
+    """Every item of a list, opened; None for one that is no object and no list."""
+    return [] if array is None else [array.part(index) for index in range(len(array.items))]
+
+
+def _name(tool: Part | None) -> str | None:
+    if not isinstance(tool, Object):
         return None
-    return as_text((as_object(tool.get("function")) or tool).get("name"))
+    return (tool.object("function") or tool).text("name")
 
 
-def _type(tool: Any) -> str | None:
-    return as_text(tool.get("type")) if isinstance(tool, dict) else None
+def _type(tool: Part | None) -> str | None:
+    return tool.text("type") if isinstance(tool, Object) else None
 
 
-def without_schema_ids(node: Node, key: str, path: str, changes: list[Change]) -> None:
+def without_schema_ids(holder: Object, key: str) -> None:
     """Takes ``$schema`` and ``$id`` from the top of the schema under *key*; the rest of a schema is the caller's own."""
-    schema = as_object(node.get(key))
-    given = [name for name in _SCHEMA_IDS if schema and schema.get(name, _COMPILES) != _COMPILES]
-    if schema is None or not given:
+    value = holder.fields.get(key)
+    if isinstance(value, Raw) and not _may_have_ids(bytes(value)):
         return
-    for name in given:
-        del schema[name]
-        changes.append(Change("drop", f"{path}.{key}.{name}", "it fails to compile at Mistral", "none"))
-    node[key] = schema
+    schema = holder.object(key)
+    if schema is None:
+        return
+    for name in _SCHEMA_IDS:
+        if schema.fields.get(name, _COMPILES) != _COMPILES:
+            schema.drop(name, "it fails to compile at Mistral")
+
+
+def _may_have_ids(schema: bytes) -> bool:
+    """Whether either key may be there: written as it is, or with an escape."""
+    return any(f'"{name}"'.encode() in schema for name in _SCHEMA_IDS) or b"\\u" in schema

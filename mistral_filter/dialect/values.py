@@ -1,4 +1,4 @@
-"""Single values that Mistral refuses where OpenAI takes them: nulls, numbers out of range, words of a closed list."""
+"""Single values that Mistral refuses where OpenAI takes them, and what a field that is left out was worth."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Raw
 
-from mistral_filter.changes import Change, Loss
+from mistral_filter.changes import Loss
 from mistral_filter.fields import NEUTRAL, WITHOUT_EFFECT, Value
-from mistral_filter.rawjson import NULL, Node, as_number, as_text, repeated_keys_in_items
+from mistral_filter.parts import GONE, Object
+from mistral_filter.rawjson import NULL, as_number, as_text
 
-__all__ = ["DROP", "REPEATED", "Repair", "repair_value", "report_drop", "report_repeated", "report_rest"]
+__all__ = ["UNKNOWN", "Repair", "note_drop", "note_rest", "repair_value"]
 
-DROP = object()
-"""In place of a value: leave the field out."""
+UNKNOWN = "Mistral does not know the field"
 
 _NEAREST_TOP_P = 0.0001
 """top_p must be above 0 (OpenAPI 2026-08-21); what OpenAI clients mean by 0 is the smallest nucleus."""
@@ -30,60 +30,51 @@ _NEAREST: dict[tuple[str, str], tuple[str, Loss]] = {
 _HAS_DEFAULT = frozenset(("service_tier", "detail"))
 """Fields whose unknown words may go, because the default is what comes nearest. Others are left for the API to explain."""
 
-
-def report_drop(name: str, value: object, path: str, changes: list[Change]) -> None:
-    """Notes that the field *name* with this *value* is left out, and what that loses."""
-    loss: Loss = "none"
-    if value == NULL:
-        reason = "Mistral does not know the field, and null says nothing"
-    elif name in WITHOUT_EFFECT:
-        reason = f"Mistral does not know the field: {WITHOUT_EFFECT[name]}"
-    elif isinstance(value, Raw) and len(value) <= _SHORT and _compact(value) in (b"[]", b"{}", b'""', *NEUTRAL.get(name, ())):
-        reason = "Mistral does not know the field, and this value changes nothing"
-    else:
-        reason, loss = "Mistral does not know the field, or the list leaves it out", "lost"
-    changes.append(Change("drop", path, reason, loss))
-
-
-REPEATED = "the key is repeated: the last one counts"
-
-
-def report_repeated(sent: object, items: list[Any], path: str, changes: list[Change]) -> set[int]:
-    """Notes the keys that stand more than once in an object of the list *sent*, of which *items* are the visited ones.
-
-    Returns the indexes of those objects: they have to be written anew.
-    """
-    repeated = repeated_keys_in_items(sent, items)
-    for index, name in repeated:
-        changes.append(Change("drop", f"{path}[{index}].{name}", REPEATED, "none"))
-    return {index for index, _ in repeated}
-
-
 _SHORT = 64
 """Bytes. A longer value is none that changes nothing, whatever white space is in it."""
 
 
-def _compact(value: Raw) -> bytes:
-    return msgspec.json.format(bytes(value), indent=-1)
+def note_drop(part: Object, name: str, value: object, why: str = UNKNOWN) -> None:
+    """Notes that the field *name* of *part* with this *value* is left out, *why*, and what that loses.
+
+    The caller takes it out. A null, a neutral value and a field without effect lose nothing.
+    """
+    loss: Loss = "none"
+    if value == NULL:
+        reason = f"{why}, and null says nothing"
+    elif name in WITHOUT_EFFECT:
+        reason = f"{why}: {WITHOUT_EFFECT[name]}"
+    elif _is_neutral(name, value):
+        reason = f"{why}, and this value changes nothing"
+    else:
+        reason, loss = why, "lost"
+    part.note("drop", part.at(name), reason, loss)
 
 
-def report_rest(node: Node, used: Collection[str], path: str, changes: list[Change]) -> None:
-    """Notes what a translation of *node* leaves out: everything but the keys *used*."""
-    for name, value in node.items():
+def _is_neutral(name: str, value: object) -> bool:
+    if not isinstance(value, Raw) or len(value) > _SHORT:
+        return False
+    return msgspec.json.format(bytes(value), indent=-1) in (b"[]", b"{}", b'""', *NEUTRAL.get(name, ()))
+
+
+def note_rest(part: Object, used: Collection[str]) -> None:
+    """Notes what a translation of *part* leaves out: everything but the keys *used*."""
+    for name, value in part.fields.items():
         if name not in used:
-            report_drop(name, value, f"{path}.{name}", changes)
+            note_drop(part, name, value)
 
 
 class Repair(NamedTuple):
     """A value for a value, and what it costs."""
 
     value: Any
+    """GONE: leave the field out."""
     reason: str
     loss: Loss
 
 
 def repair_value(name: str, value: object, node: Value) -> Repair | None:
-    """What to put (or DROP) in place of a scalar *value* of field *name* that *node* does not accept; None: leave it."""
+    """What to put in place of a scalar *value* of field *name* that *node* does not accept; None: leave it."""
     if node.choices:
         word = as_text(value)
         if word is None or word in node.choices:
@@ -91,14 +82,14 @@ def repair_value(name: str, value: object, node: Value) -> Repair | None:
         if (name, word) in _NEAREST:
             nearest, loss = _NEAREST[name, word]
             return Repair(nearest, "Mistral's nearest value", loss)
-        return Repair(DROP, "Mistral has no such value", "approximate") if name in _HAS_DEFAULT else None
+        return Repair(GONE, "Mistral has no such value", "approximate") if name in _HAS_DEFAULT else None
     number = as_number(value)
     if number is None:
         return None
     if node.high is None:
         # A count or a seed: below its range it says "no limit" or nothing at all.
         if (node.low is not None and number < node.low) or (node.above is not None and number <= node.above):
-            return Repair(DROP, "outside Mistral's range", "none" if number == -1 else "approximate")
+            return Repair(GONE, "outside Mistral's range", "none" if number == -1 else "approximate")
         return None
     if number > node.high:
         return Repair(node.high, "clamped to Mistral's range", "approximate")

@@ -17,6 +17,7 @@ from mistral_filter.proxy.budget import Budget
 from mistral_filter.proxy.call import Calls, Timeouts, call_of
 from mistral_filter.proxy.cors import EXPOSED_HEADERS, origin_patterns
 from mistral_filter.proxy.forward import Forwarder, credentials_of
+from mistral_filter.proxy.learning import Learned, Place
 from mistral_filter.proxy.logs import Record, RequestLog, configure
 from mistral_filter.proxy.metrics import create_metrics
 from mistral_filter.proxy.page import create_page
@@ -60,7 +61,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     }
     app = Flask("mistral_filter", static_folder=None)
     app.url_map.merge_slashes = False  # a redirected POST loses its body or its key
-    forwarder = Forwarder(learn=settings.learn, reasoning=settings.reasoning, heartbeat=settings.heartbeat)
+    learned = Learned() if settings.learn else None
+    forwarder = Forwarder(learned=learned, reasoning=settings.reasoning, heartbeat=settings.heartbeat)
     app.register_blueprint(
         create_blueprint(upstreams, keys=keys, forwarder=forwarder, max_body=settings.max_body, filter_options=filter_options)
     )
@@ -87,7 +89,14 @@ def create_app(settings: Settings | None = None) -> Flask:
         expose_headers=list(EXPOSED_HEADERS),
         automatic_options=False,
     )
-    init_app(app, max_body=settings.max_body, prefixes=prefixes, admit=_admission(keys), **filter_options)
+    init_app(
+        app,
+        max_body=settings.max_body,
+        prefixes=prefixes,
+        admit=_admission(keys),
+        leave_out=None if learned is None else _memory(learned, prefixes),
+        **filter_options,
+    )
     observe = _serve_metrics(app) if settings.metrics else None
     app.wsgi_app = Calls(  # type: ignore[method-assign]
         app.wsgi_app,
@@ -120,6 +129,16 @@ def _admission(keys: Mapping[str, ServerKey]) -> Callable[[WSGIEnvironment], Non
         call_of(environ).take_place()
 
     return admit
+
+
+def _memory(learned: Learned, prefixes: tuple[str, ...]) -> Callable[[WSGIEnvironment, str, str | None], tuple[Place, ...]]:
+    """What the caller's earlier refusals taught of the same upstream, endpoint and model."""
+
+    def places(environ: WSGIEnvironment, endpoint: str, model: str | None) -> tuple[Place, ...]:
+        target = locate(environ.get("PATH_INFO", ""), prefixes)
+        return () if target is None else learned.places(target.prefix, credentials_of(environ), model, endpoint)
+
+    return places
 
 
 def _preflight() -> Response | None:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from flask import Response
 
 from mistral_filter import __version__
@@ -20,7 +19,7 @@ from mistral_filter.proxy import sockets
 from mistral_filter.proxy.answers import Plan, plan
 from mistral_filter.proxy.body import RequestBody
 from mistral_filter.proxy.call import Call, call_of, has_call
-from mistral_filter.proxy.learning import Learned, apply, places_of, without
+from mistral_filter.proxy.learning import Learned, places_of, without
 from mistral_filter.proxy.reply import decoded, respond, whole_error
 from mistral_filter.proxy.secret import Reply, ServerKey
 from mistral_filter.proxy.upstream import Upstream
@@ -55,12 +54,15 @@ _log = logging.getLogger("mistral_filter")
 class Forwarder:
     """Forwards requests; one for all requests of a process.
 
-    *learn*: a request that Mistral refuses for extra fields alone is sent once more without them. *reasoning* is that of
-    ``answers.plan``, *heartbeat* the seconds of silence after which a comment goes down an event stream.
+    *learned*: a request that Mistral refuses for extra fields alone is sent once more without them, and they are remembered
+    there; None: refusals are passed on. *reasoning* is that of ``answers.plan``, *heartbeat* the seconds of silence after which a
+    comment goes down an event stream.
     """
 
-    def __init__(self, *, learn: bool = True, reasoning: str = "openai", heartbeat: float | None = None) -> None:
-        self._learned = Learned() if learn else None
+    def __init__(
+        self, *, learned: Learned | None = None, reasoning: str = "openai", heartbeat: float | None = None
+    ) -> None:
+        self._learned = learned
         self._reasoning = reasoning
         self._heartbeat = heartbeat
 
@@ -104,7 +106,7 @@ class Forwarder:
         agent = environ.get("HTTP_X_MISTRAL_USER_AGENT") or environ.get("HTTP_USER_AGENT", "")
         content = environ["wsgi.input"].read()
         environ["wsgi.input"] = io.BytesIO()  # the body is not held longer than it takes to send it
-        needs = plan(target.endpoint, content, agent, self._reasoning)
+        needs = plan(target.endpoint, environ["mistral_filter.facts"].base64, agent, self._reasoning)
         readable = needs.rewrites_answer or needs.rewrites_stream or key.used
         gzip = not readable and _accepts_gzip(environ.get("HTTP_ACCEPT_ENCODING", ""))
         headers.append(("Accept-Encoding", "gzip" if gzip else "identity"))
@@ -122,10 +124,6 @@ class Forwarder:
         """
         assert target.endpoint is not None
         learned = None if environ.get("mistral_filter.strict") else self._learned  # strict: nothing may be lost here either
-        scope = target.prefix, caller, _model_of(content), target.endpoint
-        if learned is not None:
-            content, changes = apply(learned.places(*scope), content)
-            _report(environ, changes)
         answer = send(content)
         if answer.status != 422 or learned is None:
             return key.keyless(answer), None
@@ -135,21 +133,10 @@ class Forwarder:
         smaller, changes = without(content, extra_fields(read(decoded(refusal, reply))), target.endpoint)
         if not changes:
             return reply, refusal
-        learned.learn(*scope, places_of(changes))
+        learned.learn(target.prefix, caller, environ["mistral_filter.facts"].model, target.endpoint, places_of(changes))
         _report(environ, changes)
         _log.warning("%s: refused, sent again: %s", target.endpoint, as_header(changes))
         return key.keyless(send(smaller)), None
-
-
-class _Request(msgspec.Struct):
-    model: str | None = None
-
-
-def _model_of(body: bytes) -> str | None:
-    try:
-        return msgspec.json.decode(body, type=_Request).model
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
 
 
 def credentials_of(environ: WSGIEnvironment) -> str | None:

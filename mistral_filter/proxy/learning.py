@@ -1,7 +1,7 @@
 """Learning from a refusal: the request without the fields that it names, and what is remembered for the next one.
 
 ``violations.extra_fields`` reads the refusal, ``without`` removes the fields, ``places_of`` turns the changes into places, and
-``Learned`` remembers those for the same upstream, caller, model and endpoint; ``apply`` removes them from a later request.
+``Learned`` remembers those for the same upstream, caller, model and endpoint; the filter leaves them out of later requests.
 A place is a field's path without indices: ``("messages", "*", "name")``.
 """
 
@@ -17,11 +17,13 @@ from typing import Any
 
 from mistral_filter.changes import Change
 from mistral_filter.fields import ENDPOINTS, Array, Node, Object, Tagged
+from mistral_filter.parsing import parse_with_surrogates
+from mistral_filter.parts import encode
 from mistral_filter.proxy.violations import Loc
-from mistral_filter.rawjson import as_array, as_object, as_text, encode, parse_with_surrogates
+from mistral_filter.rawjson import as_array, as_object, as_text
 from mistral_filter.surrogates import Surrogates
 
-__all__ = ["Learned", "Place", "apply", "places_of", "without"]
+__all__ = ["Learned", "Place", "places_of", "without"]
 
 Place = tuple[str, ...]
 
@@ -139,18 +141,6 @@ def without(body: bytes, locs: Iterable[Loc], endpoint: str = "chat") -> tuple[b
     return (_encoded(root, hidden), changes) if changes else (body, [])
 
 
-def apply(places: Iterable[Place], body: bytes) -> tuple[bytes, list[Change]]:
-    """*body* without the fields at *places*, and the changes; the same object without any. Raises what ``without`` raises."""
-    places = tuple(places)
-    if not places:
-        return body, []
-    root, hidden = parse_with_surrogates(body)
-    changes: list[Change] = []
-    for place in places:
-        _sweep(root, place, "", changes)
-    return (_encoded(root, hidden), changes) if changes else (body, [])
-
-
 def _encoded(root: Any, hidden: Surrogates | None) -> bytes:
     return encode(root) if hidden is None else hidden.restore(encode(root))
 
@@ -201,20 +191,3 @@ def _visited(value: Any) -> Any:
     if (node := as_object(value)) is not None:
         return node
     return value if (items := as_array(value)) is None else items
-
-
-def _sweep(node: Any, place: Place, path: str, changes: list[Change]) -> None:
-    """Removes the fields at *place* below the visited *node* and notes each in *changes*."""
-    step, rest = place[0], place[1:]
-    if step == "*":
-        for index, item in enumerate(node if isinstance(node, list) else []):
-            node[index] = _visited(item)
-            _sweep(node[index], rest, f"{path}[{index}]", changes)
-    elif isinstance(node, dict) and step in node:
-        here = f"{path}.{step}" if path else step
-        if rest:
-            node[step] = _visited(node[step])
-            _sweep(node[step], rest, here, changes)
-        else:
-            del node[step]
-            changes.append(Change("drop", here, f"{_REASON} before", "lost"))

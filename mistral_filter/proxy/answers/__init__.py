@@ -19,7 +19,7 @@ from functools import partial
 from typing import NamedTuple
 
 from mistral_filter.proxy.answers.chat import Chunks, is_plain, of_whole
-from mistral_filter.proxy.answers.embeddings import asked_as_base64, with_base64
+from mistral_filter.proxy.answers.embeddings import with_base64
 from mistral_filter.proxy.answers.errors import error_answer
 from mistral_filter.proxy.answers.events import rewrite_events
 from mistral_filter.proxy.answers.reading import is_json, rewritten
@@ -81,10 +81,11 @@ class Plan(NamedTuple):
         return rewrite_events(chunks, is_plain, lambda data: rewritten(data, stream.rewrite))
 
 
-def plan(endpoint: str | None, request_body: bytes | None, user_agent: str, reasoning: str = "openai") -> Plan:
+def plan(endpoint: str | None, base64: bool, user_agent: str, reasoning: str = "openai") -> Plan:
     """What the answer to a request could need.
 
-    *endpoint* is a key of ``paths.PATHS`` or None, *request_body* as it goes upstream. *reasoning* is ``"openai"`` (content is a
+    *endpoint* is a key of ``paths.PATHS`` or None, *base64*: embeddings are asked for in that form.
+    *reasoning* is ``"openai"`` (content is a
     string, reasoning in ``reasoning_content``) or ``"mistral"`` (content lists stay). Clients named in NATIVE get what Mistral
     sends, whatever *reasoning* says.
     """
@@ -92,4 +93,4 @@ def plan(endpoint: str | None, request_body: bytes | None, user_agent: str, reas
         return Plan()
     if endpoint in _COMPLETIONS:
         return Plan(completions=True, lists=reasoning == "openai")
-    return Plan(base64=endpoint == "embeddings" and asked_as_base64(request_body))
+    return Plan(base64=endpoint == "embeddings" and base64)

@@ -13,26 +13,12 @@ from collections.abc import Iterator
 
 import msgspec
 
-from mistral_filter.proxy.answers.reading import UNREADABLE, each
+from mistral_filter.proxy.answers.reading import each
 from mistral_filter.rawjson import Node
 
-__all__ = ["asked_as_base64", "with_base64"]
+__all__ = ["with_base64"]
 
 _numbers = msgspec.json.Decoder(list[float]).decode
-
-
-class _Request(msgspec.Struct):
-    encoding_format: msgspec.Raw = msgspec.Raw(b"null")
-
-
-def asked_as_base64(request_body: bytes | None) -> bool:
-    """Whether the body of a request for embeddings asks for base64."""
-    if not request_body or b"base64" not in request_body:
-        return False
-    try:
-        return bytes(msgspec.json.decode(request_body, type=_Request).encoding_format) == b'"base64"'
-    except UNREADABLE:
-        return False
 
 
 def with_base64(node: Node) -> Iterator[Node]:

@@ -1,0 +1,142 @@
+"""The judgement by the lists: what the tables of ``mistral_filter.fields`` do not accept is left out, and noted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+
+from msgspec import Raw
+
+from mistral_filter import fields
+from mistral_filter.dialect.values import UNKNOWN, note_drop, repair_value
+from mistral_filter.fields import KEEP, SET, Value
+from mistral_filter.parts import GONE, Array, Object, Part
+from mistral_filter.plain import is_plain
+from mistral_filter.rawjson import NULL
+
+__all__ = ["LEARNT", "Judge", "Location"]
+
+Location = tuple[str, ...]
+"""Where a field stands: its keys from the top of a body, ``"*"`` for every item of a list: ``("messages", "*", "name")``."""
+
+LEARNT = "Mistral refused the field before (422 extra_forbidden)"
+
+_NEVER_LEFT_OUT = (("role",), ("content",))
+"""Of a message: without it the request is another one. (At the top: what the endpoint requires.)"""
+
+
+class Judge:
+    """Walks a body along its table."""
+
+    def __init__(
+        self, *, repair: bool, leave_out: Iterable[Location] = (), conversation: Callable[[Array, Judge], None] | None = None
+    ) -> None:
+        """*repair*: values that Mistral refuses are mended too. *leave_out*: see ``filter_body``. *conversation*: translates a
+        list of messages and has each one judged; None: they are only judged."""
+        self._repair = repair
+        self._conversation = conversation
+        self._leave_out = [location for location in leave_out if location]
+        self._of_messages: list[Location] = []
+
+    def top(self, root: Object, table: fields.Object, left_out: Mapping[str, str]) -> None:
+        """Judges the whole body. *left_out*: why a name that the API knows is not in *table*."""
+        if not self._leave_out:
+            self.object(root, table, left_out)
+            return
+        elsewhere = []
+        for location in self._leave_out:
+            if table.fields.get(location[0]) is fields.MESSAGES and location[1:2] == ("*",):
+                if location[2:] and location[2:] not in _NEVER_LEFT_OUT:
+                    self._of_messages.append(location[2:])
+            elif location[1:] or location[0] not in table.required:
+                elsewhere.append(location)
+        self.object(root, table, left_out)
+        for location in elsewhere:
+            _leave_out(root, location)
+
+    def object(self, part: Object, table: fields.Object, left_out: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Judges an object by its *table*."""
+        gone = []
+        accepted = table.fields.get
+        for name, value in part.fields.items():
+            known = accepted(name)
+            if known is KEEP:
+                continue
+            if known is None:
+                note_drop(part, name, value, left_out.get(name, UNKNOWN))
+                gone.append(name)
+            elif value == NULL:
+                if self._repair and not isinstance(known, fields.Tagged) and not known.null and name not in table.required:
+                    part.note("drop", part.at(name), "Mistral refuses null here")
+                    gone.append(name)
+            elif type(known) is not Value:
+                self._inside(part, name, known)
+            elif self._repair and known is not SET and (repair := repair_value(name, value, known)):
+                if repair.value is GONE:
+                    part.note("drop", part.at(name), repair.reason, repair.loss)
+                    gone.append(name)
+                else:
+                    part.set(name, repair.value, repair.reason, repair.loss)
+        for name in gone:
+            del part.fields[name]
+
+    def one(self, part: Object, known: fields.Node) -> None:
+        """Judges an object by a table for objects; one of an unknown kind is left to the API."""
+        if isinstance(known, fields.Tagged):
+            tag = part.text(known.by) if known.by in part.fields else known.default
+            variant = known.variants.get(tag or "")
+            if variant is not None:
+                self.object(part, variant)
+        elif isinstance(known, fields.Object):
+            self.object(part, known)
+
+    def message(self, message: Object) -> None:
+        """Judges one message by its role."""
+        self.one(message, fields.MESSAGES.items)
+        for location in self._of_messages:
+            _leave_out(message, location)
+
+    def _inside(self, part: Object, name: str, known: fields.Node) -> None:
+        value = part.fields[name]
+        if known is fields.MESSAGES and isinstance(value, Raw) and is_plain(value):
+            part.document.is_flat(value)
+            return
+        child = part.part(name)
+        if isinstance(child, Array):
+            if known is fields.MESSAGES and self._conversation is not None:
+                self._conversation(child, self)
+            elif known is fields.MESSAGES:
+                self._each_message(child)
+            elif not child.is_judged:
+                # a list where one object stands: its items are judged as that object (an image, an input, …)
+                self._items(child, known.items if isinstance(known, fields.Array) else known)
+        elif isinstance(child, Object) and not isinstance(known, fields.Array):
+            self.one(child, known)
+
+    def _items(self, array: Array, known: fields.Node, *, inner: bool = False) -> None:
+        for item in array.parts():
+            if isinstance(item, Object):
+                self.one(item, known)
+            elif isinstance(item, Array) and not inner:
+                self._items(item, known, inner=True)
+
+    def _each_message(self, messages: Array, *, inner: bool = False) -> None:
+        for index in range(len(messages.items)):
+            message = messages.part(index)
+            if isinstance(message, Object):
+                self.message(message)
+            elif isinstance(message, Array) and not inner:  # several conversations
+                self._each_message(message, inner=True)
+            messages.close(index)
+
+
+def _leave_out(part: Part, location: Location) -> None:
+    step, rest = location[0], location[1:]
+    if isinstance(part, Array):
+        for item in part.parts() if step == "*" and rest else ():
+            _leave_out(item, rest)
+    elif isinstance(part, Object) and step in part.fields:
+        if not rest:
+            part.drop(step, LEARNT, "lost")
+        elif (child := part.part(step)) is not None:
+            _leave_out(child, rest)

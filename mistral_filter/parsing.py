@@ -1,0 +1,178 @@
+"""Bytes as the top level of a JSON object: what JSON.parse takes is taken, and what it refuses is refused.
+
+Also how deep a value nests and how many members it has, both without reading it into Python values: one pass over its
+strings and brackets, which ends as soon as the answer is known.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from typing import NamedTuple
+
+import msgspec
+from msgspec import Raw
+
+from mistral_filter.errors import MAX_DEPTH, BadRequest, InvalidJSON, TooComplex, TooDeep
+from mistral_filter.rawjson import Node
+from mistral_filter.surrogates import Surrogates
+
+__all__ = ["Survey", "check_depth", "may_be_deep", "may_have_more_commas", "parse", "parse_with_surrogates", "survey"]
+
+_object = msgspec.json.Decoder(dict[str, Raw]).decode
+_whole = msgspec.json.Decoder(Raw).decode
+
+
+def parse(body: bytes) -> Node:
+    """The top level of a request *body*.
+
+    Raises InvalidJSON (what JSON.parse refuses), TooDeep, TooComplex, or BadRequest for JSON that is not an object.
+    """
+    _check_utf8(body)
+    try:
+        return _object(body)
+    except RecursionError:
+        raise TooDeep from None
+    except msgspec.ValidationError:
+        check_depth(body)
+        try:
+            _whole(body)  # it was not read to its end
+        except msgspec.DecodeError as error:
+            raise _malformed(error) from None
+        raise BadRequest('The body must be a JSON object, such as {"model": …, "messages": […]}.', code="not_an_object") from None
+    except msgspec.DecodeError as error:
+        check_depth(body)
+        raise _malformed(error) from None
+
+
+def _malformed(error: msgspec.DecodeError) -> InvalidJSON:
+    # msgspec tells which byte and what was expected there, never the text of the body
+    return InvalidJSON(f"Invalid JSON: {str(error).removeprefix('JSON is malformed: ')}.")
+
+
+def parse_with_surrogates(body: bytes) -> tuple[Node, Surrogates | None]:
+    """The same for a body that may hold half an emoji; what hides it there has to restore it in whatever is encoded."""
+    try:
+        return parse(body), None
+    except InvalidJSON:
+        hidden = Surrogates(body) if b"\\u" in body else None
+        if hidden is None or not hidden.found:
+            raise
+        return parse(hidden.body), hidden
+
+
+_UTF8_STEP = 16384
+"""Bytes. Decoding in pieces that stay in the processor's cache is as quick as decoding all at once, and holds no second copy."""
+
+
+def _check_utf8(body: bytes) -> None:
+    if body.isascii():
+        return
+    view, start, end = memoryview(body), 0, len(body)
+    try:
+        if end <= _UTF8_STEP:
+            codecs.utf_8_decode(body, "strict", True)
+            return
+        while start < end:
+            stop = min(start + _UTF8_STEP, end)
+            start += codecs.utf_8_decode(view[start:stop], "strict", stop == end)[1]
+    except UnicodeDecodeError:
+        raise InvalidJSON("Invalid JSON: the body is not UTF-8.") from None
+
+
+# ------------------------------------------------------------------------------------------------ depth, and numbers of parts
+
+_STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*"?'
+_BRACKETS = re.compile(_STRING + rb"|([\[{]+)|([\]}]+)", re.DOTALL)
+_STRUCTURE = re.compile(_STRING + rb"|(,)|([\[{]+)|([\]}]+)", re.DOTALL)
+
+_MOST_STEPS = 250_000
+"""Strings, separators and runs of brackets in one value that has to be gone through: a tenth of a second."""
+
+
+def _too_complex() -> TooComplex:
+    return TooComplex("The body has too many values to go through. Send fewer or smaller lists and objects.")
+
+
+def may_be_deep(data: bytes) -> bool:
+    """Whether *data* has more brackets than MAX_DEPTH. Quick: most bodies have not, and most of their bytes are text."""
+    count = 0
+    for bracket in (b"[", b"{"):
+        at = data.find(bracket)
+        while at >= 0:
+            count += 1
+            if count > MAX_DEPTH:
+                return True
+            at = data.find(bracket, at + 1)
+    return False
+
+
+def check_depth(value: bytes | Raw) -> None:
+    """Raises TooDeep when *value*, which need not be valid JSON, nests deeper than MAX_DEPTH, and TooComplex when it has too
+    many brackets to tell."""
+    data = bytes(value)
+    if not may_be_deep(data):
+        return
+    depth = 0
+    for step, match in enumerate(_BRACKETS.finditer(data)):
+        if match.lastindex == 1:
+            depth += match.end() - match.start()
+            if depth > MAX_DEPTH:
+                raise TooDeep
+        elif match.lastindex == 2:
+            depth -= match.end() - match.start()
+        if step > _MOST_STEPS:
+            raise _too_complex()
+
+
+class Survey(NamedTuple):
+    """What an object or a list is made of, counted without reading it."""
+
+    members: int
+    """Its own members; no more are counted once they are too many."""
+    values: int
+    """Commas at all levels: about as many as there are values."""
+    steps: int
+    """Strings, commas and runs of brackets that were gone through to count."""
+
+
+def survey(value: bytes | Raw, most: int) -> Survey | None:
+    """Counts what the object or list *value* is made of. None: its size or its commas say that it has at most *most* values.
+
+    Raises TooComplex when too much has to be gone through to tell.
+    """
+    if len(value) <= _SMALLEST * most:
+        return None
+    data = bytes(value)
+    if not may_have_more_commas(data, most):
+        return None
+    depth, members, values, step = 0, 1, 0, 0
+    for step, match in enumerate(_STRUCTURE.finditer(data)):
+        kind = match.lastindex
+        if kind == 1:
+            values += 1
+            if depth == 1:
+                members += 1
+                if members > most:
+                    break
+        elif kind == 2:
+            depth += match.end() - match.start()
+        elif kind == 3:
+            depth -= match.end() - match.start()
+        if step > _MOST_STEPS:
+            raise _too_complex()
+    return Survey(members, values, step)
+
+
+_SMALLEST = 2
+"""Bytes that a member takes at least, with its comma."""
+
+
+def may_have_more_commas(data: bytes, most: int) -> bool:
+    """Whether *data* has more than *most* commas, in strings or not."""
+    at = -1
+    for _ in range(1000):  # images have few, and to look for the next one is quicker than to count
+        at = data.find(b",", at + 1)
+        if at < 0:
+            return False
+    return data.count(b",", at) + 1000 > most
