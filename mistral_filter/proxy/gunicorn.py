@@ -11,11 +11,15 @@ import gc
 import json
 import re
 import resource
+import socket
 import sys
 import traceback
+from datetime import datetime
 from typing import Any
 
+from gevent import GreenletExit
 from gunicorn import glogging, util
+from gunicorn.http import wsgi
 from gunicorn.http.errors import InvalidHeader, InvalidRequestLine
 from gunicorn.workers.ggevent import GeventWorker
 
@@ -29,8 +33,86 @@ _HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Za-z:.%]+\])?(?::\d{
 _TARGET = re.compile(r"(?:/|\*$|https?://)[^#]*$", re.IGNORECASE)
 
 
+class Response(wsgi.Response):  # type: ignore[misc]
+    """gunicorn's response with as few writes as possible: the head and the first piece together, each piece with its framing."""
+
+    headers_sent: bool
+
+    def write(self, arg: bytes) -> None:
+        """Sends a piece; an empty one sends the head, if that has not gone out."""
+        data = b"" if self.req.method == "HEAD" or self.status_code in (204, 304) else arg
+        if self.response_length is not None:
+            data = data[: self.response_length - self.sent]
+        self.sent += len(data)
+        if data and self.chunked:
+            data = b"%X\r\n%b\r\n" % (len(data), data)
+        self._send(data)
+
+    def close(self) -> None:
+        """Sends what ends the response."""
+        self._send(b"0\r\n\r\n" if self.chunked else b"")
+
+    def _send(self, data: bytes) -> None:
+        if not self.headers_sent:
+            lines = [*self.default_headers(), *(f"{name}: {value}\r\n" for name, value in self.headers), "\r\n"]
+            data = "".join(lines).encode("latin-1") + data
+            self.headers_sent = True
+        if data:
+            sockets.send_all(self.sock, data)
+
+
 class Worker(GeventWorker):  # type: ignore[misc]
-    """gunicorn's worker for gevent: thousands of waiting streams cost it little, and a slow one holds up no other."""
+    """gunicorn's worker for gevent: thousands of waiting streams cost it little, and a slow one holds up no other.
+
+    It differs in how it writes.
+    """
+
+    alive: bool
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
+        """Serves one request, as gunicorn's own workers do."""
+        response, environ, began = None, {}, datetime.now()
+        try:
+            self.cfg.pre_request(self, req)
+            response, environ = wsgi.create(req, sock, addr, listener_name, self.cfg, response_class=Response)
+            environ["wsgi.multithread"] = True
+            self.nr += 1
+            if self.nr >= self.max_requests and self.alive:
+                self.log.info("Autorestarting worker after current request.")
+                self.alive = False
+            if not self.alive or not self.cfg.keepalive:
+                response.force_close()
+            pieces = self.wsgi(environ, response.start_response)
+            try:
+                for piece in pieces:
+                    response.write(piece)
+                response.close()
+            finally:
+                self.log.access(response, req, environ, datetime.now() - began)
+                if hasattr(pieces, "close"):
+                    pieces.close()
+            if response.should_close():
+                raise StopIteration
+        except (StopIteration, OSError):  # the connection ends; gunicorn's handle() knows how
+            raise
+        except GreenletExit:  # the worker is told to stop
+            return False
+        except (Exception, SystemExit) as error:
+            if response is None or not response.headers_sent:
+                if isinstance(error, SystemExit):
+                    return False
+                raise  # gunicorn answers
+            self.log.exception("Error handling request")
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+                sock.close()
+            raise StopIteration from None
+        finally:
+            try:
+                self.cfg.post_request(self, req, environ, response)
+            except Exception:
+                self.log.exception("Exception in post_request hook")
+        return True
 
 
 class Logger(glogging.Logger):  # type: ignore[misc]

@@ -180,6 +180,11 @@ _SHORT = 200
 _remembered = lru_cache(maxsize=1024)(_field_name)
 
 
+@lru_cache(maxsize=256)
+def _holds_credentials(name: str) -> bool:
+    return _CREDENTIALS.fullmatch(name) is not None
+
+
 def request_id_of(headers: Iterable[tuple[str, str]], environ: WSGIEnvironment) -> str:
     """The request id in a response's *headers*; ``-`` where there is none, it is no plain word, or it quotes a credential.
 
@@ -189,7 +194,7 @@ def request_id_of(headers: Iterable[tuple[str, str]], environ: WSGIEnvironment) 
     given = ids.get("x-request-id") or ids.get("mistral-correlation-id") or ""
     if not _REQUEST_ID.fullmatch(given):
         return "-"
-    secrets = [value for name, value in environ.items() if _CREDENTIALS.fullmatch(name) and isinstance(value, str)]
+    secrets = [value for name, value in environ.items() if _holds_credentials(name[:_SHORT]) and isinstance(value, str)]
     if query := environ.get("QUERY_STRING"):
         secrets += [query, unquote(query, "latin-1")]
     written, secret = given.lower(), "\n".join(secrets).lower()

@@ -66,9 +66,10 @@ def respond(
     if reply.status >= 400:
         return _error_response(reply, body)
     http_1_0 = environ.get("SERVER_PROTOCOL") == "HTTP/1.0"
-    content_type = _header(reply, "content-type")
+    names = {name.lower(): value for name, value in reversed(reply.headers)}  # of several the first
+    content_type = names.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
-    plain = _header(reply, "content-encoding").lower() in ("", "identity")
+    plain = names.get("content-encoding", "").lower() in ("", "identity")
     if kind == "text/event-stream":
         pieces = reply.pieces(heartbeat if plain else None)
         stream = _stream(reply, plan.events(pieces) if plain else pieces, call, http_1_0, live=True, events=plain)
@@ -153,16 +154,16 @@ def _header(reply: Reply, name: str) -> str:
 
 def _response(reply: Reply, body: bytes | Iterator[bytes], instead: dict[str, str] | None = None) -> Response:
     """The client's response; *instead* are headers that replace the upstream's, an empty one takes it away."""
-    instead = instead or {}
-    replaced = {name.lower() for name in instead}
-    headers = [(name, value) for name, value in reply.headers if name.lower() not in replaced]
-    names = {name.lower(): value for name, value in headers}
-    if REQUEST_ID in names and "x-request-id" not in names:
-        headers.append(("X-Request-Id", names[REQUEST_ID]))
-    response = _PassedOn(body)
-    response.status = f"{reply.status} {reply.reason}"
-    response.headers.clear()
-    response.headers.extend([*headers, *((name, value) for name, value in instead.items() if value)])
+    headers = reply.headers
+    if instead:
+        replaced = {name.lower() for name in instead}
+        headers = [header for header in headers if header[0].lower() not in replaced]
+        headers += [(name, value) for name, value in instead.items() if value]
+    ids = {name.lower(): value for name, value in headers if name[-2:].lower() == "id"}
+    if REQUEST_ID in ids and "x-request-id" not in ids:
+        headers = [*headers, ("X-Request-Id", ids[REQUEST_ID])]
+    response = _PassedOn(body, f"{reply.status} {reply.reason}")
+    response.headers = Headers(headers)
     return response
 
 

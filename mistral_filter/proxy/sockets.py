@@ -23,7 +23,17 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-__all__ = ["INTERVAL", "Watched", "every_interval", "let_others_run", "reset_on_close", "shut_down", "unwatch", "watch"]
+__all__ = [
+    "INTERVAL",
+    "Watched",
+    "every_interval",
+    "let_others_run",
+    "reset_on_close",
+    "send_all",
+    "shut_down",
+    "unwatch",
+    "watch",
+]
 
 INTERVAL = 0.25
 """Seconds between two looks. A deadline is met that much late at most."""
@@ -75,6 +85,13 @@ def shut_down(sock: Any, how: int) -> None:
                 same.shutdown(how)
             finally:
                 same.detach()
+
+
+def send_all(sock: Any, data: bytes) -> None:
+    """Sends *data*. Nearly always one call to the system does; gevent's ``sendall`` asks for the size of a buffer first."""
+    sent = sock.send(data)
+    if sent < len(data):
+        sock.sendall(memoryview(data)[sent:])
 
 
 def reset_on_close(client: Any) -> None:

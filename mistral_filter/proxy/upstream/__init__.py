@@ -12,6 +12,7 @@ import http.client
 import os
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
@@ -198,20 +199,23 @@ class Reply(NamedTuple):
         self.body.closes = True
 
 
+@lru_cache(maxsize=256)
+def _is_passed_on(name: str) -> bool:
+    lower = name.lower()
+    return lower not in _NOT_PASSED_ON and not lower.startswith(_NOT_PASSED_ON_BEGIN)
+
+
 def _reply(answer: Answer) -> Reply:
     """The head of *answer*, or UpstreamError where it cannot be passed on."""
     head = answer.head
     if 300 <= head.status < 400 and head.status != 304:
         raise UpstreamError("upstream_redirect")
-    dropped = {
-        option.strip(" \t").lower() for name, value in head.fields if name.lower() == "connection" for option in value.split(",")
-    }
+    dropped = {option.strip(" \t").lower() for option in head.connection.split(",") if option}
     headers, length_said = [], head.status == 204
     for name, value in head.fields:
-        lower = name.lower()
-        if lower in _NOT_PASSED_ON or lower in dropped or lower.startswith(_NOT_PASSED_ON_BEGIN):
+        if not _is_passed_on(name) or (dropped and name.lower() in dropped):
             continue
-        if lower == "content-length":
+        if name.lower() == "content-length":
             if length_said:
                 continue
             length_said = True  # once is enough

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from mistral_filter.proxy.call import Call
+from mistral_filter.proxy.sockets import send_all
 
 __all__ = ["Body", "Broken", "Head", "Malformed", "Stale", "Wire", "WireError", "parse_head"]
 
@@ -94,6 +95,8 @@ class Head(NamedTuple):
     chunked: bool
     closes: bool
     """The connection ends with this answer."""
+    connection: str
+    """All options of Connection, with commas between them."""
 
 
 class Wire:
@@ -194,10 +197,10 @@ class Wire:
         self._unsent = False
         try:
             if len(body) <= _JOINED:
-                self.sock.sendall(head + body)
+                send_all(self.sock, head + body)
             else:
-                self.sock.sendall(head)
-                self.sock.sendall(body)
+                send_all(self.sock, head)
+                send_all(self.sock, body)
         except OSError:
             call.check()
             self._unsent = True
@@ -224,7 +227,7 @@ class Wire:
         with self._lock:
             call.waits_for_upstream(time.monotonic() + self._silence)
             try:
-                self.sock.sendall(data)
+                send_all(self.sock, data)
             except OSError:
                 call.check()
                 return False
@@ -353,8 +356,8 @@ def parse_head(text: str, method: str) -> Head:
     closes = first[1] == "0" or (connection != "" and "close" in {option.strip(_BLANK) for option in connection.split(",")})
     length = None if lengths is None else int(lengths)
     if method == "HEAD" or status < 200 or status in (204, 304):
-        return Head(status, (first[3] or "").strip(_BLANK), fields, 0, False, closes)
-    return Head(status, (first[3] or "").strip(_BLANK), fields, length, codings is not None, closes)
+        return Head(status, (first[3] or "").strip(_BLANK), fields, 0, False, closes, connection)
+    return Head(status, (first[3] or "").strip(_BLANK), fields, length, codings is not None, closes, connection)
 
 
 _MEANINGS = {"content-length": "length", "transfer-encoding": "coding", "connection": "connection"}
