@@ -129,10 +129,11 @@ def _admission(keys: Mapping[str, ServerKey]) -> Callable[[WSGIEnvironment], Non
     prefixes = tuple("/" + name if name else "" for name in keys)
 
     def admit(environ: WSGIEnvironment) -> None:
-        target = locate(environ.get("PATH_INFO", ""), prefixes)
+        target, call = locate(environ.get("PATH_INFO", ""), prefixes), call_of(environ)
         if target is not None:
-            keys[target.prefix[1:]].authorize(credentials_of(environ))
-        call_of(environ).take_place()
+            call.credentials = credentials_of(environ)
+            keys[target.prefix[1:]].authorize(call.credentials)
+        call.take_place()
 
     return admit
 
@@ -142,7 +143,7 @@ def _memory(learned: Learned, prefixes: tuple[str, ...]) -> Callable[[WSGIEnviro
 
     def places(environ: WSGIEnvironment, endpoint: str, model: str | None) -> tuple[Place, ...]:
         target = locate(environ.get("PATH_INFO", ""), prefixes)
-        return () if target is None else learned.places(target.prefix, credentials_of(environ), model, endpoint)
+        return () if target is None else learned.places(target.prefix, call_of(environ).credentials, model, endpoint)
 
     return places
 

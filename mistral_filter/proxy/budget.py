@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-
 from mistral_filter.errors import Overloaded
+from mistral_filter.proxy.sockets import brief_lock
 
 __all__ = ["SMALL_BODY", "Budget", "Held"]
 
@@ -26,7 +25,7 @@ class Budget:
         self._max_small = max(body_bytes // 4, SMALL_BODY)
         # the byte more is the one by which a body of unknown length is found too large
         self._max_large = max(body_bytes - self._max_small, max_body + 1)
-        self._lock = threading.Lock()
+        self._lock = brief_lock()
 
     def take_call(self) -> None:
         """Counts a call; raises Overloaded when too many are under way."""
@@ -48,6 +47,11 @@ class Held:
 
     def __init__(self, budget: Budget) -> None:
         self._budget, self._small, self._large = budget, 0, 0
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is held."""
+        return self._small + self._large > 0
 
     @property
     def large(self) -> bool:

@@ -12,7 +12,6 @@ import contextlib
 import math
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
@@ -86,6 +85,7 @@ class Call:
         "body",
         "client",
         "client_shut",
+        "credentials",
         "held",
         "outcome",
         "reason",
@@ -100,6 +100,8 @@ class Call:
         self.held: Held | None = None if budget is None else Held(budget)
         """What of the request's body is in memory."""
         self.body: RequestBody | None = None
+        self.credentials: str | None = None
+        """What the caller authorizes with, once it was judged from the head."""
         self.outcome: str | None = None
         """The error code with which the call ended; None: as it should."""
         self.reason: str | None = None
@@ -114,7 +116,7 @@ class Call:
         self._has_answered: Callable[[], bool] | None = None
         self._upstream: Any = None
         self._budget, self._counted = budget, False
-        self._lock = threading.Lock()
+        self._lock = sockets.brief_lock()
 
     # ------------------------------------------------------------------------------------------------------ what it waits for
 
@@ -239,7 +241,7 @@ class Call:
 
     def release_body(self) -> None:
         """The body is no longer in memory."""
-        if self.held is not None:
+        if self.held is not None and self.held.any:
             self.held.release()
 
     def close(self) -> None:

@@ -59,9 +59,7 @@ class Forwarder:
     comment goes down an event stream.
     """
 
-    def __init__(
-        self, *, learned: Learned | None = None, reasoning: str = "openai", heartbeat: float | None = None
-    ) -> None:
+    def __init__(self, *, learned: Learned | None = None, reasoning: str = "openai", heartbeat: float | None = None) -> None:
         self._learned = learned
         self._reasoning = reasoning
         self._heartbeat = heartbeat
@@ -88,7 +86,7 @@ class Forwarder:
         return response
 
     def _forward(self, upstream: Upstream, key: ServerKey, target: Target, environ: WSGIEnvironment, call: Call) -> Response:
-        caller = credentials_of(environ)
+        caller = call.credentials or credentials_of(environ)
         authorization = key.authorize(caller)
         headers = [("Authorization", authorization)] if authorization is not None else []
         headers += _passed_on(environ)

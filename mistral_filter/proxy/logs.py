@@ -88,7 +88,10 @@ class Record(NamedTuple):
         return facts | {"changes": changes_text(self.changes) or "-"}
 
     def __str__(self) -> str:
-        return " ".join(f"{key}={value}" for key, value in self.facts().items())
+        return (
+            f"method={self.method} path={self.path} status={self.status} bytes={self.sent} ms={round(self.seconds * 1000, 1)} "
+            f"ended={self.ended} request_id={self.request_id} changes={changes_text(self.changes) or '-'}"
+        )
 
 
 class RequestLog:
@@ -145,6 +148,14 @@ def _place(path: str, prefixes: tuple[str, ...]) -> tuple[str, str]:
 
 def changes_text(changes: Sequence[Change]) -> str:
     """*changes* for a line: as in the header, at most 512 bytes, with ``?`` where a part of a name may not be shown."""
+    if not changes:
+        return ""
+    if len(changes) <= _FEW and sum(len(change.path) + len(change.to or "") for change in changes) <= _SHORT:
+        return _text_of(tuple(change._replace(reason="") for change in changes))
+    return _text(changes)
+
+
+def _text(changes: Sequence[Change]) -> str:
     made = [change._replace(path=_shown(change.path), to=change.to and _shown(change.to)) for change in changes[:MOST_CHANGES]]
     return as_header(made, _CHANGES_BYTES, more=len(changes) - len(made))
 
@@ -176,8 +187,9 @@ _NAMES = frozenset(name for table in (*ENDPOINTS.values(), *CHAT_FIELDS.values()
 """All names in the tables."""
 
 
-_SHORT = 200
+_FEW, _SHORT = 16, 200
 _remembered = lru_cache(maxsize=1024)(_field_name)
+_text_of = lru_cache(maxsize=256)(_text)
 
 
 @lru_cache(maxsize=256)

@@ -13,7 +13,6 @@ import errno
 import os
 import socket
 import ssl
-import threading
 import time
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -98,7 +97,7 @@ class Transport(BaseAdapter):
         self._idle: dict[str, list[Wire]] = {}
         """By caller, the one that has rested longest first."""
         self._count = 0
-        self._lock = threading.Lock()
+        self._lock = sockets.brief_lock()
 
     # ------------------------------------------------------------------------------------------------------------ one request
 

@@ -20,13 +20,12 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from mistral_filter.proxy.call import Call
-from mistral_filter.proxy.sockets import send_all
+from mistral_filter.proxy.sockets import brief_lock, send_all
 
 __all__ = ["Body", "Broken", "Head", "Malformed", "Stale", "Wire", "WireError", "parse_head"]
 
@@ -117,7 +116,7 @@ class Wire:
         self._heard = True
         self._unsent = False
         """The other side cannot have the whole request."""
-        self._lock = threading.Lock()
+        self._lock = brief_lock()
 
     # ------------------------------------------------------------------------------------------------------- for one call
 
