@@ -70,8 +70,9 @@ class ScriptedSocket:
             raise BlockingIOError
         return b""
 
-    def sendall(self, data: bytes) -> None:
+    def send(self, data: bytes) -> int:
         self.sent += data
+        return len(data)
 
     def settimeout(self, seconds: float | None) -> None:
         self.timeout = seconds
