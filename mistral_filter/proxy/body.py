@@ -45,8 +45,10 @@ class RequestBody:
         self._call = call
         length = environ.get("CONTENT_LENGTH") or ""
         self._chunked = not length and bool(environ.get("HTTP_TRANSFER_ENCODING"))
-        # a length that is no number is refused by the filter; nothing of such a body is read
-        self._left = (int(length) if length.isascii() and length.isdigit() and len(length) <= _DIGITS else 1) if length else 0
+        # a length that is no number, or beyond all bounds, is refused; the end of such a body is not known
+        known = length.isascii() and length.isdigit() and len(length) <= _DIGITS
+        self._left: float = (int(length) if known else math.inf) if length else 0
+        self._last = environ.get("SERVER_PROTOCOL") == "HTTP/1.0" or "close" in environ.get("HTTP_CONNECTION", "").lower()
         self._held = True
         self._until: float | None = None
         self._window = self._turn = 0.0
@@ -56,7 +58,7 @@ class RequestBody:
     @property
     def unread(self) -> bool:
         """Whether the client may still be sending more of the body than the server should wait for."""
-        return self._chunked or self._left > SHORT_REST or (self._left > 0 and self._call.client_shut)
+        return self._chunked or self._left > SHORT_REST or (self._left > 0 and (self._last or self._call.client_shut))
 
     def stream(self) -> None:
         """The body will be passed on piece by piece: it is not counted as held, and its time is that of each piece."""

@@ -381,11 +381,12 @@ class _Response:
             call, environ = self._call, self._environ
             call.close()
             seconds = time.monotonic() - call.began
-            ended = call.outcome or self._ended
+            ended = call.outcome or (call.reason if self._ended == "client_gone" else None) or self._ended
             status = int(self._status[:3])
             self._report(Ended(environ, self._method, self._path, status, self._headers, self._sent, seconds, ended))
             if call.body is not None and call.body.unread and self._ended == "ok":
                 _linger(call)
+            call.body = None  # each holds the other
 
     __del__ = close
 

@@ -13,7 +13,6 @@ import re
 import resource
 import socket
 import sys
-import time
 import traceback
 from datetime import datetime
 from typing import Any
@@ -209,16 +208,8 @@ def pre_request(_worker: Any, req: Any) -> None:
 
 
 def post_request(_worker: Any, _req: Any, _environ: Any, _resp: Any) -> None:
-    """Gives way to the other connections, every few milliseconds: requests that lie ready on one would be served in a row."""
-    global _gave_way
-    now = time.monotonic()
-    if now - _gave_way > _TURN_SECONDS:
-        sockets.let_others_run()
-        _gave_way = time.monotonic()
-
-
-_TURN_SECONDS = 0.005
-_gave_way = 0.0
+    """Gives way to the other connections: requests that lie ready on one would be served in a row."""
+    sockets.let_others_run()
 
 
 # ------------------------------------------------------------------------------------------- requests that are no HTTP

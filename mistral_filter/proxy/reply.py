@@ -80,8 +80,10 @@ def respond(
     if kind != "application/json" or (reply.length or 0) > limit:
         pieces = reply.pieces()
         first = next(pieces, b"")  # a failure before it can still be a status
+        _still_wanted(reply, call)
         return _response(reply, _stream(reply, chain([first], pieces), call, http_1_0))
     content, rest = reply.whole(limit)
+    _still_wanted(reply, call)
     if rest is not None:
         return _response(reply, _stream(reply, chain(_slices(content), rest), call, http_1_0))
     if rewrites:
@@ -90,6 +92,13 @@ def respond(
     if len(content) > PIECE:
         return _response(reply, _stream(reply, _slices(content), call, http_1_0), length)
     return _response(reply, content, length)
+
+
+def _still_wanted(reply: Reply, call: Call) -> None:
+    """Raises what the call was ended for while its last bytes came, as long as that can be a status."""
+    if call.reason is not None:
+        reply.close()
+        call.check()
 
 
 def _stream(

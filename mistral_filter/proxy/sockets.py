@@ -130,8 +130,8 @@ class _Watcher:
 
     def _wake(self) -> None:
         if not self._started:
-            self._started = True
             threading.Thread(target=self._run, name="mistral-filter-sockets", daemon=True).start()
+            self._started = True
         if not self._busy.is_set():
             self._busy.set()
 
@@ -158,19 +158,26 @@ class _Watcher:
                     self._busy.set()
 
     def _look(self, now: float) -> None:
-        for key in list(self._young):
-            if (call := self._young.pop(key, None)) is not None:
-                self._calls[key] = call
-                self._register_client(call)
-        for descriptor, _ in self._poll.poll(0) if self._poll is not None and self._clients else ():
-            if (call := self._clients.get(descriptor)) is not None:
+        # a call can end at any moment, in a thread of its own: it is always in one of the two, or ended
+        for key, call in list(self._young.items()):
+            self._calls[key] = call
+            if self._young.pop(key, None) is None:
+                self._calls.pop(key, None)
+                continue
+            self._register_client(call)
+            if key not in self._calls:
                 self._forget_client(call)
-                call.client_left(now)
-        for call in [call for call in list(self._calls.values()) if call.until < now]:
-            call.overdue(now)
+        for descriptor, _ in self._poll.poll(0) if self._poll is not None and self._clients else ():
+            if (left := self._clients.get(descriptor)) is not None:
+                self._forget_client(left)
+                left.client_left(now)
+        for late in [call for call in list(self._calls.values()) if call.until < now]:
+            if self._calls.get(id(late)) is late:
+                late.overdue(now)
         for chore in list(self._chores):
-            if not chore(now):
-                self._chores.pop(chore, None)
+            del self._chores[chore]  # first: it may be asked for anew while it runs
+            if chore(now):
+                self._chores[chore] = None
 
     def _register_client(self, call: Watched) -> None:
         descriptor = -1 if call.client is None or self._poll is None else call.client.fileno()

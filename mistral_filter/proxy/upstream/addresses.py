@@ -13,6 +13,8 @@ __all__ = ["Addresses", "NoAddress"]
 _FRESH_SECONDS = 10.0
 _OLD_SECONDS = 600.0
 """Addresses of this age are still used when the resolver is silent or fails."""
+_BAD_SECONDS = 300.0
+"""For so long an address that did not answer is tried last."""
 _PATIENCE_SECONDS = 1.0
 """How long a caller waits for a resolver when there are old addresses to fall back on."""
 
@@ -46,6 +48,8 @@ class Addresses:
         self._lookup: _Lookup | None = None
         self._known: list[Address] = []
         self._known_since = 0.0
+        self._bad: dict[Address, float] = {}
+        """When an address last did not answer."""
 
     def get(self, seconds: float) -> list[Address]:
         """The addresses, the one to be tried first at the front.
@@ -58,8 +62,9 @@ class Addresses:
         with self._lock:
             lookup = self._lookup
             if lookup is None:
-                lookup = self._lookup = _Lookup()
+                lookup = _Lookup()
                 threading.Thread(target=self._ask, args=(lookup,), name="mistral-filter-resolver", daemon=True).start()
+                self._lookup = lookup
         usable = bool(known) and age < _OLD_SECONDS
         answered = lookup.done.wait(min(seconds, _PATIENCE_SECONDS) if usable else seconds)
         if lookup.addresses:
@@ -82,7 +87,11 @@ class Addresses:
             with self._lock:
                 self._lookup = None
                 if lookup.addresses:
-                    self._known, self._known_since = lookup.addresses, time.monotonic()
+                    now = time.monotonic()
+                    self._bad = {address: since for address, since in self._bad.items() if address in lookup.addresses}
+                    lately = [now - self._bad.get(address, -math.inf) < _BAD_SECONDS for address in lookup.addresses]
+                    order = sorted(range(len(lately)), key=lately.__getitem__)
+                    self._known, self._known_since = [lookup.addresses[place] for place in order], now
             lookup.done.set()
 
     def forget(self) -> None:
@@ -93,4 +102,5 @@ class Addresses:
         """*address* did not answer: it is tried last from now on."""
         known = self._known
         if len(known) > 1 and address in known:
+            self._bad[address] = time.monotonic()
             self._known = [*(other for other in known if other != address), address]

@@ -61,6 +61,15 @@ class TransportError(requests.ConnectionError):
         self.final = final
 
 
+def _descriptors_are_spent() -> bool:
+    """Whether the system gives no descriptor now, which a resolver does not say."""
+    try:
+        socket.socket().close()
+    except OSError as error:
+        return error.errno in _NO_DESCRIPTORS
+    return False
+
+
 _contexts: dict[str | None, ssl.SSLContext] = {}
 os.register_at_fork(after_in_child=_contexts.clear)  # one made before gevent patched ssl would block the worker
 
@@ -166,10 +175,13 @@ class Transport(BaseAdapter):
         """A fresh wire, within *seconds* for the name, the connection, the proxy and the handshake together."""
         end = time.monotonic() + seconds
         call.waits_to_connect(end)
+        call.check()
         try:
             addresses = self._addresses.get(seconds)
         except NoAddress as error:
             call.check()
+            if not error.final and _descriptors_are_spent():
+                raise TransportError("no_descriptors") from None
             raise TransportError("upstream_dns", final=error.final) from None
         except TimeoutError:
             call.check()
@@ -233,6 +245,8 @@ class Transport(BaseAdapter):
             call.check()
             if isinstance(error, TimeoutError):
                 raise TransportError("upstream_connect_timeout") from None
+            if isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS:
+                raise TransportError("no_descriptors") from None
             if isinstance(error, (OSError, Malformed, ValueError)):
                 raise TransportError("upstream_tls", final=isinstance(error, ssl.SSLCertVerificationError)) from None
             raise

@@ -101,7 +101,20 @@ class Head(NamedTuple):
 class Wire:
     """A connection, of one caller for as long as it lives."""
 
-    __slots__ = ("_call", "_heard", "_lock", "_silence", "_unsent", "_until", "buffer", "caller", "idle_since", "sock", "used")
+    __slots__ = (
+        "_call",
+        "_heard",
+        "_lock",
+        "_silence",
+        "_unsent",
+        "_until",
+        "_uploading",
+        "buffer",
+        "caller",
+        "idle_since",
+        "sock",
+        "used",
+    )
 
     def __init__(self, sock: Any, caller: str | None) -> None:
         self.sock = sock
@@ -114,6 +127,7 @@ class Wire:
         self._call: Call | None = None
         self._silence = self._until = 0.0
         self._heard = True
+        self._uploading = False
         self._unsent = False
         """The other side cannot have the whole request."""
         self._lock = brief_lock()
@@ -208,6 +222,7 @@ class Wire:
         """Sends a request whose body comes in pieces, until the upstream answers; raises what *pieces* raises."""
         call = self._call
         assert call is not None
+        self._uploading = True
         call.begin_upload(self.has_answered)
         try:
             going_on = self._send_piece(head)
@@ -218,7 +233,9 @@ class Wire:
             if chunked and going_on and not self.has_answered():
                 self._send_piece(b"0\r\n\r\n")
         finally:
-            call.end_upload()
+            with self._lock:  # the watcher may be looking, and reads what is the answer's
+                call.end_upload()
+                self._uploading = False
 
     def _send_piece(self, data: bytes) -> bool:
         call = self._call
@@ -242,6 +259,8 @@ class Wire:
         if not self._lock.acquire(blocking=False):
             return False
         try:
+            if not self._uploading:
+                return False
             data = self._read_what_is_there()
             if data:
                 self.buffer += data
@@ -297,9 +316,12 @@ class Wire:
         assert call is not None
         call.waits_for_upstream(time.monotonic() + self._silence)
         try:
-            return not socket.socket.recv(self.sock, 1, socket.MSG_PEEK)
+            ends = not socket.socket.recv(self.sock, 1, socket.MSG_PEEK)
         except OSError:
             return False
+        if ends:
+            call.check()  # the watcher may have shut it down
+        return ends
 
     def _closed_unheard(self) -> bool:
         """Whether the other side closed this connection before the request reached it, as far as the kernel can tell.

@@ -1,0 +1,177 @@
+"""One request's life in one object: closed once, kept by nothing, and its body read within its bounds."""
+
+from __future__ import annotations
+
+import gc
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from werkzeug.test import EnvironBuilder
+
+from mistral_filter.errors import BodyTimeout, ClientGone, Overloaded, UpstreamError
+from mistral_filter.proxy.budget import SMALL_BODY, Budget, Held
+from mistral_filter.proxy.call import Call, Calls, Ended, Timeouts, call_of, close_connection
+
+MB = 1024 * 1024
+App = Callable[[dict[str, Any], Any], Any]
+
+
+def environ(**more: Any) -> dict[str, Any]:
+    return {**EnvironBuilder(method="POST", data=b"x" * 100).get_environ(), **more}
+
+
+def ignore(*_: Any) -> Any:
+    return ignore
+
+
+def answering(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    start_response("200 OK", [])
+    return [b"x"]
+
+
+@pytest.fixture
+def ended() -> list[Ended]:
+    return []
+
+
+@pytest.fixture
+def without_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def test_nothing_keeps_a_call(without_collector: None) -> None:
+    """A request that is over is freed at once, without the garbage collector: it holds no cycle."""
+    app = Calls(answering)
+    before = {id(thing) for thing in gc.get_objects() if isinstance(thing, Call)}
+    for _ in range(5):
+        response = app(environ(), ignore)
+        assert list(response) == [b"x"]
+        response.close()  # type: ignore[attr-defined]
+    del response
+    assert [thing for thing in gc.get_objects() if isinstance(thing, Call) and id(thing) not in before] == []
+
+
+def test_a_call_ends_once_also_when_the_response_is_thrown_away(ended: list[Ended]) -> None:
+    """Closed by the server, closed twice, or dropped without a word: its place is free and there is one line."""
+    budget = Budget(calls=1)
+
+    def taking(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        call_of(environ).take_place()
+        return answering(environ, start_response)
+
+    app = Calls(taking, budget=budget, report=ended.append)
+    for count, leave in enumerate((lambda one: one.close(), lambda one: (one.close(), one.close()), lambda one: None), 1):
+        leave(app(environ(), ignore))
+        assert len(ended) == count
+    budget.take_call()
+    with pytest.raises(Overloaded):
+        budget.take_call()
+
+
+def test_an_application_that_raises_ends_its_call(ended: list[Ended]) -> None:
+    """Whatever is raised goes on to the server, and the call is over."""
+
+    def raising(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        Calls(raising, report=ended.append)(environ(), ignore)
+    assert [(one.status, one.ended) for one in ended] == [(500, "error")]
+
+
+UNREAD: dict[str, tuple[dict[str, Any], bool]] = {
+    "a short rest": ({"CONTENT_LENGTH": "100"}, False),
+    "a short rest on a connection that ends": ({"CONTENT_LENGTH": "100", "HTTP_CONNECTION": "close"}, True),
+    "a short rest of HTTP/1.0": ({"CONTENT_LENGTH": "100", "SERVER_PROTOCOL": "HTTP/1.0"}, True),
+    "a long rest": ({"CONTENT_LENGTH": "100000"}, True),
+    "a length beyond all bounds": ({"CONTENT_LENGTH": "9" * 19}, True),
+    "a length that is none": ({"CONTENT_LENGTH": "1e3"}, True),
+    "chunks": ({"CONTENT_LENGTH": "", "HTTP_TRANSFER_ENCODING": "chunked"}, True),
+    "no body": ({"CONTENT_LENGTH": ""}, False),
+}
+
+
+@pytest.mark.parametrize("name", list(UNREAD))
+def test_a_connection_with_an_unread_body_is_closed(name: str) -> None:
+    """Else the server would read the rest, however long, before the next request."""
+    more, closes = UNREAD[name]
+    closed: list[bool] = []
+    token = close_connection.set(lambda: closed.append(True))
+    try:
+        Calls(answering)(environ(**more), ignore).close()  # type: ignore[attr-defined]
+    finally:
+        close_connection.reset(token)
+    assert closed == [True] * closes
+
+
+def test_a_body_that_was_read_leaves_the_connection() -> None:
+    """By length to its last byte, in chunks to the empty read behind it."""
+    for more in ({}, {"CONTENT_LENGTH": "", "HTTP_TRANSFER_ENCODING": "chunked"}):
+        call = Call()
+        given = environ(**more)
+        calls: list[Call] = []
+
+        def reading(environ: dict[str, Any], start_response: Any, calls: list[Call] = calls) -> list[bytes]:
+            assert environ["wsgi.input"].read() == b"x" * 100
+            call = call_of(environ)
+            assert call.body is not None
+            assert not call.body.unread
+            calls.append(call)
+            return answering(environ, start_response)
+
+        Calls(reading)({**given, "wsgi.input": io.BytesIO(b"x" * 100)}, ignore).close()  # type: ignore[attr-defined]
+        assert calls != [call]
+
+
+def test_the_budget_counts_as_the_bytes_come() -> None:
+    """Small bodies have a reserve of their own; a body that grows large leaves it; what is given back can be taken."""
+    budget = Budget(body_bytes=8 * MB, max_body=4 * MB)  # 2 MB for small ones, 6 MB for large ones
+    large = [Held(budget) for _ in range(3)]
+    for held in large[:2]:
+        held.add(3 * MB)
+        assert held.large
+    with pytest.raises(Overloaded) as caught:
+        large[2].add(2 * MB)
+    assert caught.value.code == "body_budget"
+    small = Held(budget)
+    small.add(SMALL_BODY)
+    assert not small.large
+    with pytest.raises(Overloaded):
+        small.add(1)  # it would be a large one
+    large[0].release()
+    small.add(1)
+    assert small.large
+    for held in (*large, small, small):
+        held.release()
+    whole = Held(budget)
+    whole.add(6 * MB)
+
+
+def test_one_body_of_the_largest_size_always_has_room() -> None:
+    """Also where the budget is set as low as that; the byte by which a body of unknown length is found too large as well."""
+    Held(Budget(body_bytes=4 * MB, max_body=4 * MB)).add(4 * MB + 1)
+
+
+@pytest.mark.parametrize(
+    ("wait", "error", "code"),
+    [
+        (lambda call: call.waits_for_body(0.0), BodyTimeout, "body_timeout"),
+        (lambda call: call.waits_for_upstream(0.0), UpstreamError, "upstream_timeout"),
+        (lambda call: call.waits_to_connect(0.0), UpstreamError, "upstream_connect_timeout"),
+        (lambda call: call.waits_for_client(), ClientGone, "client_slow"),
+    ],
+)
+def test_the_reason_is_what_the_call_waited_for(wait: Callable[[Call], None], error: type[Exception], code: str) -> None:
+    """A deadline that passes ends the wait with the code for it, and nothing else overwrites it."""
+    call = Call(timeouts=Timeouts(send=0.0))
+    wait(call)
+    call.overdue(1e12)
+    call.client_left(1e12)
+    with pytest.raises(error) as caught:
+        call.check()
+    assert caught.value.code == code  # type: ignore[attr-defined]
