@@ -1,10 +1,6 @@
 """How gunicorn serves the proxy; gunicorn finds this file by its name. PORT and WEB_CONCURRENCY are what platforms set."""
 
 import os
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))  # gunicorn reads this file before it looks for modules in this folder
 
 from mistral_filter.proxy.gunicorn import (  # noqa: F401
     Logger,

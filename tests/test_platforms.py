@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -220,3 +221,29 @@ def test_gunicorns_log_does_not_quote_exceptions(conf: Callable[..., dict[str, A
     assert written.count(place) == 2
     assert "Error handling request (" in written
     assert "Socket error in x (" in written
+
+
+def test_the_proxy_starts_from_its_folder_alone(tmp_path: Path) -> None:
+    """As platforms start it: the ``gunicorn`` command in a copy of the folder, which nothing has installed."""
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT / "mistral_filter", copy / "mistral_filter")
+    for name in ("app.py", "gunicorn.conf.py"):
+        shutil.copy(ROOT / name, copy)
+    package = copy / "mistral_filter" / "__init__.py"
+    package.write_text(re.sub(r'__version__ = ".*"', '__version__ = "0.0.0"', package.read_text("utf-8")), "utf-8")
+    port = free_port()
+    command = [Path(sys.executable).parent / "gunicorn", "app:app", "-b", f"127.0.0.1:{port}"]
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "WEB_CONCURRENCY": "1"}
+    process = subprocess.Popen(command, cwd=copy, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+
+        def version() -> str | None:
+            assert process.poll() is None, process.stderr.read() if process.stderr else ""
+            with suppress(OSError):
+                return str(ask(port, "GET", "/v1").json()["version"])
+            return None
+
+        assert eventually(version, "the server", 30) == "0.0.0"
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
