@@ -81,7 +81,8 @@ FLASK = {
         (("requests",), UPSTREAM),
         (("urllib3",), set()),
         (("flask_cors",), {"mistral_filter/proxy/app.py"}),
-        (("gevent", "gunicorn"), {"mistral_filter/proxy/gunicorn.py"}),
+        (("gevent",), {"mistral_filter/proxy/gunicorn.py", "mistral_filter/proxy/sockets.py"}),
+        (("gunicorn",), {"mistral_filter/proxy/gunicorn.py"}),
         (("prometheus_client",), {"mistral_filter/proxy/metrics.py"}),
     ],
 )

@@ -25,10 +25,12 @@ from typing import Any, Protocol
 
 __all__ = [
     "INTERVAL",
+    "Readiness",
     "Watched",
     "brief_lock",
     "every_interval",
     "let_others_run",
+    "readiness",
     "reset_on_close",
     "send_all",
     "shut_down",
@@ -76,6 +78,35 @@ def brief_lock() -> Any:
     gevent's stand-in costs several times as much and is not needed there: no other greenlet runs before the lock is free again.
     """
     return _original("threading", "Lock")()
+
+
+class Readiness:
+    """Waits until a socket has something to read, with one event for the life of the socket.
+
+    gevent's own reads try first, fail, and make an exception of it; what is waited for is nearly never there yet.
+    """
+
+    __slots__ = ("_event", "_hub")
+
+    def __init__(self, sock: Any) -> None:
+        from gevent import get_hub  # here: without gevent this class is not used
+
+        self._hub = get_hub()
+        self._event = self._hub.loop.io(sock.fileno(), 1)
+
+    def wait(self) -> None:
+        """Returns when there is something to read, or the end."""
+        self._hub.wait(self._event)
+
+    def close(self) -> None:
+        """Lets the event go; before the socket is closed."""
+        self._event.close()
+
+
+def readiness(sock: Any) -> Readiness | None:
+    """The Readiness of *sock*; None where a plain read waits as well."""
+    monkey = sys.modules.get("gevent.monkey")
+    return Readiness(sock) if monkey is not None and monkey.is_module_patched("socket") else None
 
 
 def shut_down(sock: Any, how: int) -> None:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from mistral_filter.proxy.call import Call
-from mistral_filter.proxy.sockets import brief_lock, send_all
+from mistral_filter.proxy.sockets import brief_lock, readiness, send_all
 
 __all__ = ["Body", "Broken", "Head", "Malformed", "Stale", "Wire", "WireError", "parse_head"]
 
@@ -105,6 +105,8 @@ class Wire:
         "_call",
         "_heard",
         "_lock",
+        "_readiness",
+        "_secure",
         "_silence",
         "_unsent",
         "_until",
@@ -131,6 +133,8 @@ class Wire:
         self._unsent = False
         """The other side cannot have the whole request."""
         self._lock = brief_lock()
+        self._readiness = readiness(sock)
+        self._secure = isinstance(sock, ssl.SSLSocket)
 
     # ------------------------------------------------------------------------------------------------------- for one call
 
@@ -148,6 +152,9 @@ class Wire:
     def close(self) -> None:
         """Closes the connection."""
         self.end()
+        if self._readiness is not None:
+            self._readiness.close()
+            self._readiness = None
         self.sock.close()
 
     def is_quiet(self) -> bool:
@@ -182,6 +189,7 @@ class Wire:
         call.waits_for_upstream(self._until)
         try:
             if seconds is None:
+                self._wait()
                 data: bytes = self.sock.recv(_PIECE)
             else:
                 self.sock.settimeout(seconds)
@@ -199,6 +207,10 @@ class Wire:
         if not data:
             call.check()  # a connection that was shut down looks like one that ended
         return data
+
+    def _wait(self) -> None:
+        if self._readiness is not None and not (self._secure and self.sock.pending()):
+            self._readiness.wait()
 
     # ------------------------------------------------------------------------------------------------------------ the request
 
@@ -283,7 +295,7 @@ class Wire:
     def _take_head(self) -> str:
         data: bytes | bytearray = self.buffer
         searched = 0
-        if self.used and not data and isinstance(self.sock, ssl.SSLSocket) and self._ends_below_tls() and self._closed_unheard():
+        if self.used and not data and self._secure and self._ends_below_tls() and self._closed_unheard():
             raise Stale
         while (end := _HEAD_END.search(data, searched)) is None:
             if len(data) > _MAX_HEAD or data.startswith((b"\n", b"\r\n")):
@@ -316,6 +328,7 @@ class Wire:
         assert call is not None
         call.waits_for_upstream(time.monotonic() + self._silence)
         try:
+            self._wait()
             ends = not socket.socket.recv(self.sock, 1, socket.MSG_PEEK)
         except OSError:
             return False
