@@ -18,7 +18,7 @@ Json = Any
 ENDPOINTS = "chat agents fim embeddings moderations classifications chat/moderations chat/classifications ocr".split()
 
 QUICK = settings(
-    deadline=None, derandomize=True, max_examples=120, suppress_health_check=list(HealthCheck), database=None, print_blob=False
+    deadline=None, derandomize=True, max_examples=70, suppress_health_check=list(HealthCheck), database=None, print_blob=False
 )
 
 
@@ -237,7 +237,7 @@ def check(body: bytes, endpoint: str, options: dict[str, Any]) -> None:
     assert all(change.reason for change in changes)
 
 
-@lines(max_examples=150)
+@lines(max_examples=80)
 @given(as_json(BODIES), st.sampled_from(ENDPOINTS + ["chat"] * 4), SWITCHES)
 def test_any_body_gives_json_or_an_error_of_ours(body: bytes, endpoint: str, options: dict[str, Any]) -> None:
     """Whatever odd shapes a near-real body has, what comes out is a JSON object or a 400, never another exception."""
@@ -273,7 +273,7 @@ def test_any_bytes_give_json_or_an_error_of_ours(body: bytes, options: dict[str,
             filter_body(body, "chat", **options)
 
 
-@lines(max_examples=120)
+@lines(max_examples=70)
 @given(
     st.recursive(
         SURROGATE_TEXT, lambda t: st.lists(t, max_size=2) | st.dictionaries(SURROGATE_TEXT, t, max_size=2), max_leaves=5
@@ -297,7 +297,7 @@ def test_half_an_emoji_never_changes_what_else_happens(odd: Json, body: dict[str
 # ------------------------------------------------------------------------------------------------------------- idempotence
 
 
-@lines(max_examples=150)
+@lines(max_examples=80)
 @given(as_json(BODIES), st.sampled_from(ENDPOINTS + ["chat"] * 4), SWITCHES)
 def test_a_filtered_body_is_not_changed_again(body: bytes, endpoint: str, options: dict[str, Any]) -> None:
     """Filtering what was filtered gives the same bytes and no changes."""
@@ -319,7 +319,7 @@ def is_named(changes: tuple[Change, ...], path: str) -> bool:
     )
 
 
-@lines(max_examples=150)
+@lines(max_examples=80)
 @given(as_json(st.one_of(BODIES, RESPONSES)), st.sampled_from(ENDPOINTS + ["chat"] * 4), SWITCHES)
 def test_kept_and_reported_is_given(body: bytes, endpoint: str, options: dict[str, Any]) -> None:
     """Every key of the top level is in the output with its value, or a change names it."""
@@ -332,7 +332,7 @@ def test_kept_and_reported_is_given(body: bytes, endpoint: str, options: dict[st
         assert (name in after and after[name] == value) or is_named(changes, name), name
 
 
-@lines(max_examples=150)
+@lines(max_examples=80)
 @given(as_json(st.fixed_dictionaries({"model": st.just("m"), "messages": MESSAGES})), SWITCHES)
 def test_kept_and_reported_is_given_in_messages(body: bytes, options: dict[str, Any]) -> None:
     """Every key of every message is in the output with its value, or a change names it by the place it came from."""

@@ -1,6 +1,6 @@
 """Random wild bodies (``wild``): filtering twice is filtering once, and no field is left that Mistral forbids.
 
-``MISTRAL_FILTER_WILD=100000`` tries so many of them instead of 1,500.
+``MISTRAL_FILTER_WILD=100000`` tries so many of them instead of 1,000.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from wild import Wild
 from mistral_filter import filter_body
 from mistral_filter.errors import Refused
 
-COUNT = int(os.environ.get("MISTRAL_FILTER_WILD", "1500"))
+COUNT = int(os.environ.get("MISTRAL_FILTER_WILD", "1000"))
 SEEDS = range(10)
 
 
