@@ -342,3 +342,13 @@ def test_what_is_not_there_says_what_to_do(merged: Flask, method: str, path: str
     assert response.content_type == "application/json"
     assert word in response.json["error"]["message"]
     assert status != 405 or "POST" in response.headers["Allow"]
+
+
+def test_the_blueprint_alone_forwards_nothing() -> None:
+    """Mounted without the filter in front: a request to an endpoint is refused, not forwarded unfiltered."""
+    app = Flask(__name__)
+    app.register_blueprint(create_blueprint({"": Upstream("http://127.0.0.1:9", connect_timeout=0.2)}))
+    response = app.test_client().post(CHAT, json={"model": "m", "messages": [], "user": "u"})
+    assert (response.status_code, response.json["error"]["code"]) == (500, "not_mounted")
+    other = init_app(app, prefixes=("/elsewhere",)).test_client().post(CHAT, json={"model": "m", "messages": []})
+    assert (other.status_code, other.json["error"]["code"]) == (500, "not_mounted")
