@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from flask import Response
 
 from mistral_filter import __version__
-from mistral_filter.changes import Change, as_header
+from mistral_filter.changes import Change
 from mistral_filter.errors import BadRequest, MistralFilterError, Unauthorized
 from mistral_filter.paths import Target
 from mistral_filter.proxy import sockets
 from mistral_filter.proxy.answers import Plan, plan
-from mistral_filter.proxy.body import RequestBody
 from mistral_filter.proxy.call import Call, call_of, has_call
 from mistral_filter.proxy.learning import Learned, places_of, without
+from mistral_filter.proxy.logs import changes_text
 from mistral_filter.proxy.reply import decoded, respond, whole_error
 from mistral_filter.proxy.secret import Reply, ServerKey
 from mistral_filter.proxy.upstream import Upstream
@@ -133,7 +133,7 @@ class Forwarder:
             return reply, refusal
         learned.learn(target.prefix, caller, environ["mistral_filter.facts"].model, target.endpoint, places_of(changes))
         _report(environ, changes)
-        _log.warning("%s: refused, sent again: %s", target.endpoint, as_header(changes))
+        _log.warning("%s: refused, sent again: %s", target.endpoint, changes_text(changes))
         return key.keyless(send(smaller)), None
 
 
@@ -187,7 +187,7 @@ def _upload(environ: WSGIEnvironment, call: Call) -> tuple[bytes | Iterator[byte
     length = int(declared) if declared else None if coding else 0
     if length == 0:
         return b"", 0
-    if isinstance(call.body, RequestBody):
+    if call.body is not None:
         call.body.stream()
     return _pieces(environ["wsgi.input"], length, call), length
 

@@ -5,7 +5,7 @@
 Every value is a number, a word of a closed set or checked against a pattern: no key, prompt, query string, request header or
 unknown path gets into a line, and no value but the last can hold a space. *ended* says what became of the response: ``ok``, it
 went out whole; ``client_gone`` and ``client_slow`` (their status is logged as 499); ``error``, an exception; or the error code
-that ``environ["mistral_filter.outcome"]`` holds.
+with which the call ended.
 """
 
 from __future__ import annotations

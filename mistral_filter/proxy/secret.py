@@ -109,15 +109,11 @@ class ServerKey:
 
 
 def _key_refused() -> UpstreamError:
-    return _failure("upstream_unauthorized", "The upstream does not accept this server's own key.")
+    return UpstreamError("upstream_unauthorized")
 
 
 def _unreadable() -> UpstreamError:
-    return _failure("upstream_protocol", "The upstream's answer is not valid HTTP.")
-
-
-def _failure(code: str, message: str) -> UpstreamError:
-    return UpstreamError(code, message)
+    return UpstreamError("upstream_protocol")
 
 
 # ---------------------------------------------------------------------------------------------------------------- heads

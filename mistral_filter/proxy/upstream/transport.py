@@ -93,7 +93,7 @@ class Transport(BaseAdapter):
     def __init__(self, base: str, *, proxy: str | None = None, ca_bundle: str | None = None) -> None:
         super().__init__()
         target = urlsplit(base)
-        self._base, self._netloc = base, target.netloc
+        self._netloc = target.netloc
         self._host = target.hostname or ""
         self._port = target.port or (443 if target.scheme == "https" else 80)
         self._secure = target.scheme == "https"
