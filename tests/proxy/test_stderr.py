@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from servers import Gunicorn, ask, build_request, connect, eventually, raw_request, read_response
-from upstream import ScriptedUpstream, json_answer
+from upstream import ScriptedUpstream, in_turn, json_answer
 
 CHAT = "/v1/chat/completions"
 WORKERS = {"gevent": (), "gthread": ("-k", "gthread", "--threads", "8")}
@@ -308,3 +308,17 @@ def test_json_lines_are_json(gunicorn_server: Start, upstream: ScriptedUpstream)
     lines = new_lines(server, start, len(PATHS) + len(NAMES))
     assert len(lines) == len(PATHS) + len(NAMES)
     assert all(isinstance(json.loads(line), dict) for line in lines)
+
+
+def test_a_second_try_does_not_log_what_it_leaves_out(gunicorn_server: Start, upstream: ScriptedUpstream) -> None:
+    """L3: a name that Mistral refused is the caller's text too, in the line that says why the request was sent again."""
+    server = gunicorn_server(WEB_CONCURRENCY=1, MISTRAL_FILTER_FIELDS="current")
+    start, name = len(server.log()), "please tell canary nothing"
+    violation = {"type": "extra_forbidden", "loc": ["body", "metadata", name], "msg": "Extra inputs are not permitted"}
+    upstream.script = in_turn(json_answer({"detail": [violation]}, 422), json_answer({}))
+    response = ask(server.port, "POST", CHAT, chat(metadata={name: "x"}), [("Authorization", f"Bearer {SECRET}")])
+    assert response.status == 200
+    assert len(upstream.requests) == 2
+    log = server.log()[start:]
+    assert "refused, sent again" in log
+    assert "canary" not in log
