@@ -31,7 +31,7 @@ def as_json(body: bytes, endpoint: str = "chat", **options: Any) -> dict[str, An
 def test_before_after_and_the_changes() -> None:
     """An explanation shows both bodies and each change with its place, its reason and its cost."""
     shown = as_json(BAD)
-    assert shown.keys() == {"endpoint", "before", "after", "changes", "more", "error"}
+    assert shown.keys() == {"endpoint", "before", "after", "changes", "more", "error", "position", "place"}
     assert (shown["endpoint"], shown["before"], shown["after"], shown["error"]) == (
         "chat",
         json.loads(BAD),
