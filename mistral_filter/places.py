@@ -41,7 +41,7 @@ def locate_changes(before: bytes, after: bytes, changes: Sequence[Change]) -> li
     """The places of each of *changes*, which lie between the bodies *before* and *after* (JSON in UTF-8)."""
     original, result = read_json(before.decode()), read_json(after.decode())
     walk = _Walk(original, result, changes)
-    return [Places(read_path(change.path, original), walk.find(change)) for change in changes]
+    return [Places(walk.origin(change), walk.find(change)) for change in changes]
 
 
 def read_path(path: str, value: Any) -> Place:
@@ -81,12 +81,18 @@ class _Walk:
         self._new_value: dict[Place, str] = {}
         self._gone: set[Place] = set()
         self._pairs: dict[Place, tuple[dict[int, int], list[int]]] = {}
+        self._came_from: dict[str, Place] = {}
         for change in changes:
             place = read_path(change.path, original)
             if change.action in ("drop", "move"):
                 self._gone.add(place)
             elif change.to is not None:
                 (self._new_value if change.action == "set" else self._new_name)[place] = change.to
+                self._came_from[change.to] = place
+
+    def origin(self, change: Change) -> Place:
+        """The deepest place in the original that has to do with *change*, which may be a change of what another one made."""
+        return read_path(change.path, self._original) or self._came_from.get(change.path, ())
 
     def find(self, change: Change) -> Place:
         """The deepest place in the result that has to do with *change*."""

@@ -11,7 +11,7 @@ from msgspec import json
 from mistral_filter import __version__
 from mistral_filter.errors import MethodNotAllowed, MistralFilterError, NotFound
 from mistral_filter.explain import explain
-from mistral_filter.fields import ENDPOINTS
+from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS
 from mistral_filter.middleware import MAX_BODY, read_body, wants_strict
 from mistral_filter.paths import PATHS, Target, locate
 from mistral_filter.proxy.call import call_of, note_outcome
@@ -82,6 +82,8 @@ def create_blueprint(
         call_of(request.environ).take_place()
         options = {**(filter_options or {})}
         options["strict"] = options.get("strict") or wants_strict(request.environ)
+        if request.args.get("fields") in CHAT_FIELDS:  # for the inspector, which compares the lists
+            options["fields"] = request.args["fields"]
         explanation = explain(read_body(request.environ, min(max_body, MAX_EXPLAIN)), name, **options)
         response = Response(explanation.as_json(), content_type="application/json")
         response.headers["X-Content-Type-Options"] = "nosniff"
