@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +18,10 @@ from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
+import pytest
 from servers import DEADLINE, alive, eventually
 
-__all__ = ["FLAGS", "Browser", "Tab"]
+__all__ = ["FLAGS", "Browser", "Tab", "chromium"]
 
 Json = dict[str, Any]
 
@@ -42,6 +44,15 @@ KEYS = {
     "End": (35, ""), "Home": (36, ""), "Escape": (27, ""),
 }  # fmt: skip
 """key: its Windows key code, and the text that it types"""
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The browser's program."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
+    return found
 
 
 class Browser:
@@ -140,9 +151,7 @@ class Tab:
 
     def resize(self, width: int, height: int = 900) -> None:
         """A window of so many CSS pixels; below 500 it is a phone's."""
-        self.send(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
-        )
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500)
 
     def go(self, url: str) -> None:
         """Opens *url*, and waits until it is there."""

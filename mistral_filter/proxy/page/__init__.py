@@ -18,10 +18,10 @@ from urllib.parse import quote
 from flask import Blueprint, Response, redirect, render_template, request
 from markupsafe import Markup, escape
 from msgspec import json
+from werkzeug.exceptions import MethodNotAllowed
 from werkzeug.wrappers import Response as AnyResponse
 
 from mistral_filter import __version__
-from mistral_filter.errors import MethodNotAllowed
 from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS
 from mistral_filter.paths import PATHS
 
@@ -158,7 +158,7 @@ def create_page(
     def inspector(endpoint: str = "chat") -> AnyResponse:
         """A person who opens the address of ``/explain`` is led to the inspector; a program reads that it takes POST."""
         if not _wants_page():
-            raise MethodNotAllowed("/explain takes POST with a JSON body. A browser shows the inspector here.", "POST, OPTIONS")
+            raise MethodNotAllowed(["POST", "OPTIONS"])
         chosen = f"?endpoint={quote(endpoint)}" if endpoint in ENDPOINTS else ""
         response = redirect(f"{own_address(request.environ)}/{chosen}#inspector", 303)
         response.headers["Cache-Control"] = "no-store"

@@ -104,7 +104,7 @@ const MOST_LINES = 4000, LONGEST = 300;
 
 // A tree of valid JSON that keeps numbers, escapes and repeated keys as they are written.
 function parse(text) {
-  const token = /\s*("(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s{}[\],:"]+)/gy;
+  const token = /\s*("[^"\\]*(?:\\.[^"\\]*)*"|[{}[\],:]|[^\s{}[\],:"]+)/gy;
   const next = () => token.exec(text)[1];
   const value = (first) => {
     if (first !== "{" && first !== "[") return {raw: first};
@@ -334,7 +334,7 @@ const MOST_TURNS = 40;
 const turns = [];
 let running = null;
 
-const base = () => `${root}/${$("upstream")?.value ? `${$("upstream").value}/` : ""}v1`;
+const base = () => `${root}/${upstream() ? `${upstream()}/` : ""}v1`;
 const headers = () => ({Authorization: `Bearer ${$("key").value.trim() || "sandbox"}`, "Content-Type": "application/json"});
 
 // What an error's body says, in the shape that every error of this server has.
@@ -347,12 +347,18 @@ function errorOf(text) {
   }
 }
 
-const remember = (name, value) => { try { sessionStorage.setItem(name, value); } catch { /* storage is off: kept in the page */ } };
-try { $("key").value = sessionStorage.getItem("mistral-filter key") ?? ""; } catch { /* the same */ }
-$("key").addEventListener("input", () => remember("mistral-filter key", $("key").value.trim()));
+// One key for each upstream, so that none is sent to another. Storage may be off: then they are kept in the page alone.
+let keys = {};
+try { keys = JSON.parse(sessionStorage.getItem("mistral-filter keys")) ?? {}; } catch { /* none */ }
+const upstream = () => $("upstream")?.value ?? "";
+function showKey() { $("key").value = keys[upstream()] ?? ""; }
+$("key").addEventListener("input", () => {
+  keys[upstream()] = $("key").value.trim();
+  try { sessionStorage.setItem("mistral-filter keys", JSON.stringify(keys)); } catch { /* not stored */ }
+});
+showKey();
 const hasKey = () => {
-  if ($("upstream")?.value === "sandbox" && !$("key").value) return true;
-  if ($("key").value.trim()) return true;
+  if ($("key").value.trim() || upstream() === "sandbox") return true;
   $("key").focus();
   return false;
 };
@@ -375,7 +381,8 @@ async function loadModels() {
 $("access").addEventListener("submit", (event) => { event.preventDefault(); loadModels(); });
 $("upstream")?.addEventListener("change", () => {
   $("models").textContent = "";
-  if ($("key").value || $("upstream").value === "sandbox") loadModels();
+  showKey();
+  if ($("key").value || upstream() === "sandbox") loadModels();
 });
 
 function addTurn(kind, name) {
@@ -400,6 +407,14 @@ async function* events(response) {
   }
 }
 
+// Enables one of the two buttons. A disabled one loses the focus of the keyboard, so it goes to where it is of use.
+function switchTo(name) {
+  const other = name === "send" ? "stop" : "send", moves = document.activeElement === $(other);
+  $(name).disabled = false;
+  $(other).disabled = true;
+  if (moves) $(name === "send" ? "message" : "stop").focus();
+}
+
 async function ask() {
   const question = $("message").value.trim();
   if (running || !question) return;
@@ -415,7 +430,7 @@ async function ask() {
   const body = {model: $("model").value, messages: turns, stream: true};
   if ($("as-client").checked) Object.assign(body, {user: "me", max_completion_tokens: 2000, stream_options: {include_usage: true}});
   running = new AbortController();
-  $("send").disabled = !($("stop").disabled = false);
+  switchTo("stop");
   const began = performance.now(), seconds = () => ((performance.now() - began) / 1000).toFixed(2);
   let first = null, finished = false, failed = "", answer = "";
   try {
@@ -449,7 +464,7 @@ async function ask() {
   else turns.pop();
   turn.classList.remove("live");
   running = null;
-  $("send").disabled = !($("stop").disabled = true);
+  switchTo("send");
 }
 
 // The header's structured fields as words: `user (dropped, nothing lost)`.
