@@ -124,19 +124,13 @@ class Browser:
         self._log.flush()
         return Path(self._log.name).read_text("utf-8", "replace")[-3000:]
 
-    def tab(self, url: str = "about:blank", *, language: str = "en-US", scheme: str = "light", width: int = 1280) -> Tab:
-        """A tab of its own profile; *language* is the browser's, *scheme* light or dark, *width* in CSS pixels."""
+    def tab(self) -> Tab:
+        """A tab in a profile of its own."""
         context = self.send("Target.createBrowserContext")["browserContextId"]
         target = self.send("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
-        session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        tab = Tab(self, session)
-        for domain in ("Page", "Runtime", "Log", "Network"):
+        tab = Tab(self, self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"])
+        for domain in ("Page", "Runtime", "Log"):
             tab.send(f"{domain}.enable")
-        agent = self.send("Browser.getVersion")["userAgent"].replace("Headless", "")
-        tab.send("Emulation.setUserAgentOverride", userAgent=agent, acceptLanguage=language)
-        tab.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        tab.resize(width)
-        tab.go(url)
         return tab
 
 
@@ -149,14 +143,20 @@ class Tab:
     def send(self, method: str, **params: Any) -> Any:
         return self._browser.send(method, self._session, **params)
 
-    def resize(self, width: int, height: int = 900) -> None:
-        """A window of so many CSS pixels; below 500 it is a phone's."""
-        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500)
+    def open(self, url: str, *, language: str = "en-US", scheme: str = "light", width: int = 1280) -> Tab:
+        """Opens *url*; *language* is the browser's, *scheme* light or dark, *width* in CSS pixels: below 500 it is a phone's."""
+        agent = self._browser.send("Browser.getVersion")["userAgent"].replace("Headless", "")
+        self.send("Emulation.setUserAgentOverride", userAgent=agent, acceptLanguage=language)
+        self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500)
+        self.go(url)
+        return self
 
     def go(self, url: str) -> None:
-        """Opens *url*, and waits until it is there."""
+        """Opens *url* anew, and waits until it is there."""
+        self.send("Page.navigate", url="about:blank")  # another fragment alone would load nothing
         self.send("Page.navigate", url=url)
-        self.until("document.readyState === 'complete' && location.href !== 'about:blank' || location.href === 'about:blank'")
+        self.until("document.readyState === 'complete'")
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression, awaited."""
@@ -166,7 +166,8 @@ class Tab:
 
     def until(self, condition: str) -> None:
         """Waits until a JavaScript expression is true."""
-        eventually(lambda: self.run(f"Boolean({condition})"), condition)
+        script = f"(() => {{ try {{ return Boolean({condition}); }} catch {{ return false; }} }})()"  # a page may be on its way
+        eventually(lambda: self.run(script), condition)
 
     def press(self, key: str, *, shift: bool = False) -> None:
         """One key of the keyboard."""

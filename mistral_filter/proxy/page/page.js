@@ -125,7 +125,7 @@ function parse(text) {
 const member = (node, key) => node.members.findLast((found) => found.key === key)?.value;
 const placeOf = (steps) => JSON.stringify(steps);
 const worst = (numbers, changes) =>
-  ["lost", "approximate", "none"].find((loss) => numbers.some((n) => changes[n].loss === loss));
+  ["lost", "approximate", "none"].find((loss) => numbers.some((n) => changes[n]?.loss === loss));
 
 function chip(n, changes, from) {
   const link = make("a", `chip ${KINDS[changes[n].loss]}`, String(n + 1));
@@ -432,11 +432,12 @@ async function ask() {
   running = new AbortController();
   switchTo("stop");
   const began = performance.now(), seconds = () => ((performance.now() - began) / 1000).toFixed(2);
-  let first = null, finished = false, failed = "", answer = "";
+  let first = null, begun = false, finished = false, failed = "", answer = "";
   try {
     const response = await fetch(`${base()}/chat/completions`, {
       method: "POST", headers: headers(), body: JSON.stringify(body), signal: running.signal,
     });
+    begun = true;
     const made = response.headers.get("Mistral-Filter-Changes");
     notes.append(make("span", "", made ? `${t.changed} ${readable(made)}` : t.no_changes), make("br"));
     if (!response.ok) failed = `${filled(t.http, response.status)} ${errorOf(await response.text())}`;
@@ -455,7 +456,7 @@ async function ask() {
     }
     if (!failed && !finished) failed = t.cut;
   } catch (error) {
-    failed = error.name === "AbortError" ? t.stopped : first === null ? t.network : t.cut;
+    failed = error.name === "AbortError" ? t.stopped : begun ? t.cut : t.network;
   }
   if (failed === t.stopped) notes.append(make("span", "", `${t.stopped} `));
   else if (failed) text.after(make("div", "alert", failed));
