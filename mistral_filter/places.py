@@ -19,10 +19,10 @@ __all__ = ["Place", "Places", "locate_changes", "read_json", "read_path"]
 Place = tuple[str | int, ...]
 """Keys and indexes from the root: ``("messages", 0, "name")``."""
 
-_LONGEST_PATH = 2000
+_LONGEST_PATH = 500
 """Characters. A longer path is not read."""
-_MOST_STEPS = 400
-"""Readings of one path that are tried."""
+_MOST_STEPS, _MOST_ENDS = 64, 16
+"""Readings of one path that are tried, and ends of one key."""
 _MOST_PUT_IN = 8
 """Items put in side by side that are recognized."""
 
@@ -49,25 +49,30 @@ def read_path(path: str, value: Any) -> Place:
 
     A key may hold dots and brackets: of all ways to read the path, the one that leads furthest counts.
     """
+    return _read(path, value)[0]
+
+
+def _read(path: str, value: Any) -> tuple[Place, str]:
+    """The place, and what of *path* leads nowhere."""
     if len(path) > _LONGEST_PATH:
-        return ()
-    best: Place = ()
+        return (), path
+    best: tuple[Place, int] = ((), 0)
     open_: list[tuple[Any, int, Place]] = [(value, 0, ())]
     for _ in range(_MOST_STEPS):
         if not open_:
             break
         node, at, place = open_.pop()
         if at == len(path):
-            return place
-        best = max(best, place, key=len)
+            return place, ""
+        best = max(best, (place, at), key=lambda found: found[1])
         if isinstance(node, list) and (index := _INDEX.match(path, at)) and int(index[1]) < len(node):
             open_.append((node[int(index[1])], index.end(), (*place, int(index[1]))))
         elif isinstance(node, dict):
             start = at + (at > 0 and path[at] == ".")
-            ends = islice((match.start() for match in _KEY_END.finditer(path, start)), _MOST_STEPS)
+            ends = islice((match.start() for match in _KEY_END.finditer(path, start)), _MOST_ENDS)
             keys = [(path[start:end], end) for end in ends]
             open_ += [(node[key], end, (*place, key)) for key, end in keys if key in node]
-    return best
+    return best[0], path[best[1] :]
 
 
 _INDEX = re.compile(r"\[(\d{1,7})\]")
@@ -82,21 +87,27 @@ class _Walk:
         self._gone: set[Place] = set()
         self._pairs: dict[Place, tuple[dict[int, int], list[int]]] = {}
         self._came_from: dict[str, Place] = {}
+        self._readings = {change.path: _read(change.path, original) for change in changes}
         for change in changes:
-            place = read_path(change.path, original)
+            place, rest = self._readings[change.path]
             if change.action in ("drop", "move"):
-                self._gone.add(place)
+                if not rest:
+                    self._gone.add(place)
             elif change.to is not None:
                 (self._new_value if change.action == "set" else self._new_name)[place] = change.to
                 self._came_from[change.to] = place
 
     def origin(self, change: Change) -> Place:
         """The deepest place in the original that has to do with *change*, which may be a change of what another one made."""
-        return read_path(change.path, self._original) or self._came_from.get(change.path, ())
+        place, rest = self._readings[change.path]
+        nested = self._new_name.get(place)
+        if nested is not None and rest.startswith(f".{nested}."):
+            return (*place, *read_path(rest[len(nested) + 2 :], _value_at(self._original, place)))
+        return place or self._came_from.get(change.path, ())
 
     def find(self, change: Change) -> Place:
         """The deepest place in the result that has to do with *change*."""
-        origin = read_path(change.path, self._original)
+        origin = self.origin(change)
         if change.action == "drop":
             return self._follow(origin[:-1])[0]
         place, value, arrived = self._follow(origin)
@@ -126,22 +137,23 @@ class _Walk:
                 index = self._pair(origin[:depth], value)[0].get(step)
                 found = () if index is None else (index,)
             elif isinstance(value, dict):
-                to = self._new_name.get(origin[: depth + 1])
-                found = (step,) if step in value else read_path(to, value) if to else ()
+                to, nested = self._new_name.get(origin[: depth + 1]), self._new_name.get(origin[:depth], "")
+                if step in value:
+                    found = (step,)
+                elif to is not None:
+                    found = read_path(to, value)
+                elif isinstance(value.get(nested), dict) and step in value[nested]:
+                    found = (nested, step)
             if not found:
                 return place, value, False
-            for key in found:
-                value = value[key]
-            place = (*place, *found)
+            place, value = (*place, *found), _value_at(value, found)
         return place, value, True
 
     def _pair(self, origin: Place, items: list[Any]) -> tuple[dict[int, int], list[int]]:
         """Which of *items* each item of the original list at *origin* became, and which ones were put in."""
         if origin in self._pairs:
             return self._pairs[origin]
-        given = self._original
-        for step in origin:
-            given = given[step]
+        given = _value_at(self._original, origin)
         kept = [i for i in range(len(given)) if (*origin, i) not in self._gone] if isinstance(given, list) else []
         pairs: dict[int, int] = {}
         at, put_in = 0, len(items) - len(kept)
@@ -160,3 +172,9 @@ class _Walk:
         if not (isinstance(given, dict) and isinstance(item, dict)):
             return bool(given == item)
         return bool(self._new_value.get((*origin, "role"), given.get("role")) == item.get("role"))
+
+
+def _value_at(value: Any, place: Place) -> Any:
+    for step in place:
+        value = value[step]
+    return value
