@@ -7,7 +7,6 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 
 from mistral_filter.proxy import gunicorn_conf
-from mistral_filter.proxy.app import create_app
 from mistral_filter.proxy.settings import Settings
 
 __all__ = ["serve"]
@@ -33,4 +32,7 @@ class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no ty
                 self.cfg.set(name, value)
 
     def load(self) -> Any:
+        """Called in a worker; the import waits until gevent has put its own parts in place there."""
+        from mistral_filter.proxy.app import create_app
+
         return create_app(self._settings)
