@@ -75,7 +75,7 @@ def test_the_platform_files_name_what_is_there(template: str) -> None:
     text = (ROOT / template).read_text("utf-8")
     assert set(re.findall(r"MISTRAL_FILTER_\w+", text)) <= {setting.variable for setting in SETTINGS}
     if template != "deploy/nginx.conf":
-        assert re.search(r"MISTRAL_FILTER_FIELDS\W+(.*\n.*)?current", text)
+        assert re.search(r"MISTRAL_FILTER_FIELDS\W+(value\W+|description.*\n\W*value\W+)?current", text)
         assert "thirteen" in text
 
 
