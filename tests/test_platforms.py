@@ -93,7 +93,7 @@ def test_the_image_runs_without_rights() -> None:
     text = (ROOT / "Dockerfile").read_text()
     assert re.search(r"^USER (?!root|0)", text, re.MULTILINE)
     assert "/health" in text
-    assert 'CMD ["mistral-filter", "serve", "--host", "0.0.0.0"]' in text
+    assert 'CMD ["python", "-m", "mistral_filter", "serve", "--host", "0.0.0.0"]' in text
     kept = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     copied = re.findall(r"^COPY (.*) \S+$", text, re.MULTILINE)
     assert sorted(kept) == sorted(" ".join(copied).split())
