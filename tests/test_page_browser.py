@@ -107,9 +107,9 @@ WORKING = [TEXTS[language]["js"]["working"] for language in TEXTS]
 
 
 def try_it(tab: Tab, model: str, question: str = "What is the capital of France?") -> None:
-    """Asks a model of the upstream named sandbox, which needs no key."""
+    """Asks a model of the upstream named sandbox, which needs no key and is chosen while there is none."""
     if not tab.run("document.querySelector('#model').length > 1"):
-        tab.run("upstream.value = 'sandbox'; upstream.dispatchEvent(new Event('change'))")
+        tab.click("#load")
         tab.until(f"document.querySelector('#model').length === {len(MODELS)}")
     tab.run(f"document.querySelector('#model').value = {json.dumps(model)}")
     tab.run("document.querySelector('#message').focus()")
@@ -496,7 +496,7 @@ def test_errors_can_be_read(tab: Tab, server: Gunicorn, scripted: ScriptedUpstre
     assert f"{words['http'].format(401)} Unauthorized" in answered(tab)
     try_it(tab, "breaks")
     tab.until("document.querySelectorAll('.turn .alert').length === 2")
-    assert words["cut"] in answered(tab)
+    assert any(text in answered(tab) for text in (words["cut"], "cut short"))  # a browser may drop what was not read by then
     try_it(tab, "plain")
     tab.until("chat.innerText.includes('Paris.')")
 
@@ -504,7 +504,8 @@ def test_errors_can_be_read(tab: Tab, server: Gunicorn, scripted: ScriptedUpstre
 def test_a_key_stays_in_its_tab_and_with_its_upstream(browser: Browser, server: Gunicorn, scripted: ScriptedUpstream) -> None:
     """It survives a reload, goes to no other upstream and to no other tab; there are no cookies and no lasting storage."""
     tab = browser.tab().open(f"{server.url}/#try")
-    tab.run("message.focus()")
+    assert tab.run("upstream.value") == "sandbox"
+    tab.run("upstream.value = ''; upstream.dispatchEvent(new Event('change')); message.focus()")
     tab.type("Hello")
     tab.press("Enter")
     tab.until(f"models.innerText === {json.dumps(TEXTS['en']['js']['need_key'])}")
@@ -512,6 +513,7 @@ def test_a_key_stays_in_its_tab_and_with_its_upstream(browser: Browser, server: 
     tab.run("document.querySelector('#key').focus()")
     tab.type("canary-key")
     tab.go(f"{server.url}/?lang=en#try")
+    assert tab.run("upstream.value") == ""
     tab.until("document.querySelector('#key')?.value === 'canary-key'")
     tab.click("#load")
     tab.until(f"document.querySelector('#model').length === {len(MODELS)}")

@@ -356,6 +356,8 @@ $("key").addEventListener("input", () => {
   keys[upstream()] = $("key").value.trim();
   try { sessionStorage.setItem("mistral-filter keys", JSON.stringify(keys)); } catch { /* not stored */ }
 });
+// Where there is a stand-in, a visitor without a key can start with it.
+if (!keys[""] && $("upstream")?.querySelector("[value=sandbox]")) $("upstream").value = "sandbox";
 showKey();
 const hasKey = () => {
   if ($("key").value.trim() || upstream() === "sandbox") return true;
