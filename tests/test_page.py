@@ -672,10 +672,24 @@ def test_the_page_says_what_the_switches_do(language: str) -> None:
     usual = Page(get(environ)).text
     other = Page(get(environ, app=make_app(translate=False, strict=True, own_key=False))).text
     passes = texts["key_passes_named"].format("https://api.mistral.ai")
-    for sentence in (texts["translated"] + "\n", texts["dropped"] + "\n", passes, texts["give_own"], texts["lead"]):
+    for sentence in (
+        texts["translated"] + "\n",
+        texts["dropped"] + "\n",
+        passes,
+        texts["give_own"],
+        texts["lead"],
+        texts["try_lead"],
+    ):
         assert sentence in usual
         assert sentence not in other
-    for sentence in (texts["lead_strict"], texts["refused"], texts["key_stays"], texts["give_token"], texts["token"]):
+    for sentence in (
+        texts["lead_strict"],
+        texts["refused"],
+        texts["key_stays"],
+        texts["give_token"],
+        texts["token"],
+        texts["try_lead_token"],
+    ):
         assert sentence in other
         assert sentence not in usual
     assert usual.count(texts["nothing_stored"]) == other.count(texts["nothing_stored"]) == 1

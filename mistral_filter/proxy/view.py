@@ -74,7 +74,7 @@ def create_blueprint(
 
     @blueprint.route("/explain/<path:endpoint>", methods=["POST"])
     def explain_body(endpoint: str) -> Response:
-        """What the filter would do to the body; no key is needed and nothing is sent on."""
+        """What the filter would do to the body; no key is needed and nothing is sent on. ``?fields=`` chooses another list."""
         by_path = {path: name for name, path in PATHS.items()}
         name = endpoint if endpoint in ENDPOINTS else by_path.get(endpoint.removeprefix("v1/"))
         if name is None:
