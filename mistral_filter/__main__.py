@@ -11,6 +11,7 @@ import sys
 
 from mistral_filter.explain import Explanation, explain
 from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS
+from mistral_filter.models import parse_models
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,13 +26,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--strict", action="store_true", help="refuse rather than lose something")
     parser.add_argument("--no-translate", action="store_true", help="only the lists")
     parser.add_argument("--json", action="store_true", help="write the explanation as JSON")
+    parser.add_argument(
+        "--models", default="", metavar="NAME=MODEL …", help="names that clients use for models, as in the setting"
+    )
     options = parser.parse_args(arguments)
+    try:
+        models = parse_models(options.models)
+    except ValueError as error:
+        parser.error(f"argument --models: {error}")
     explanation = explain(
         sys.stdin.buffer.read(),
         options.endpoint,
         fields=options.fields,
         strict=options.strict,
         translate=not options.no_translate,
+        models=models,
     )
     out = sys.stdout.buffer
     if options.json:
