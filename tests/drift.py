@@ -20,7 +20,6 @@ EXCEPTIONS: Mapping[str, str] = {
     "tools[web_search]: gone from the SDK": "in the OpenAPI document of 2026-08-21",
     "tools[web_search_premium]: gone from the SDK": "in the OpenAPI document of 2026-08-21",
     "tools[code_interpreter]: gone from the SDK": "in the OpenAPI document of 2026-08-21",
-    "reasoning_effort='max': new in the SDK": "not in the OpenAPI document of 2026-08-21",
     "guardrails: new keys inside": "an open object: further keys are accepted, so there is nothing to judge",
     "input: a list is accepted too": _CONVERSATIONS,
     "input[]: a list is accepted too": _CONVERSATIONS,
