@@ -311,9 +311,10 @@ def _message(message: Mapping[str, Json]) -> dict[str, Json]:
     a null in ``content`` of user and tool, which the API's schema allows."""
     kept = {key: value for key, value in message.items() if key in _MODELLED}
     if isinstance(kept.get("content"), list):
-        kept["content"] = [_chunk(chunk) for chunk in kept["content"]]
+        chunks = kept["content"]
         if kept.get("role") == "tool":  # 16 recorded requests with images in a tool's message were accepted (2025-08 to 2026-06)
-            kept["content"] = [c if c["type"] != "image_url" else {"type": "text", "text": "image"} for c in kept["content"]]
+            chunks = [{"type": "text", "text": "image"} if chunk.get("type") == "image_url" else chunk for chunk in chunks]
+        kept["content"] = [_chunk(chunk) for chunk in chunks]
     elif kept.get("role") in ("user", "tool") and "content" in kept:
         kept["content"] = kept["content"] or ""
     if kept.get("tool_calls"):

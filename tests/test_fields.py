@@ -226,7 +226,7 @@ def test_the_sdk_judge_accepts(endpoint: str, body: dict[str, Any]) -> None:
         (chat(calls(CALL, CALL), RESULT), "Duplicate tool call id"),
         (hello(tools=[{"type": "function", "function": {"name": "a b", "parameters": {}}}]), "Function name was a b"),
         (
-            chat(calls(CALL), {**RESULT, "content": [{"type": "image_url", "image_url": "u"}]}),
+            chat(calls(CALL), {**RESULT, "content": [{"type": "document_url", "document_url": "u"}]}),
             "Unexpected content chunk types in tool message",
         ),
         (chat(says([{"type": "file", "file_id": "f"}]), USER), "cannot be used in assistant"),
