@@ -551,11 +551,13 @@ def test_create_app_takes_settings() -> None:
         fields="current",
         translate=False,
         max_body=100,
+        models={"gpt-*": "mistral-small-latest"},
         cors_origins=("https://a.example",),
     )
     client = create_app(settings).test_client()
     explained = client.post("/explain/chat", data=b'{"n":2,"seed":1}').json
     assert explained["after"] == {"n": 2}
+    assert client.post("/explain/chat", data=b'{"model":"gpt-4o"}').json["after"] == {"model": "mistral-small-latest"}
     response = client.post("/v1/chat/completions", data=b" " * 101, headers={"Origin": "https://a.example"})
     assert (response.status_code, response.headers["Access-Control-Allow-Origin"]) == (413, "https://a.example")
     assert client.post("/explain/chat", data=b" " * 101).status_code == 413
