@@ -207,7 +207,8 @@ BODIES: list[tuple[str, Json, list[tuple[str, str]]]] = [
         ),
         [
             ("union_tag_invalid", "tools.0"),
-            ("union_tag_not_found", "tools.1"),
+            ("missing", "tools.1.function.function.name"),
+            ("missing", "tools.1.function.function.parameters"),
             ("extra_forbidden", "tools.2.function.name"),
             ("missing", "tools.2.function.function.parameters"),
         ],
