@@ -10,12 +10,14 @@ import pytest
 import records
 import sdk
 
-from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, Array, Object, Tagged, Value
+from mistral_filter.fields import CHAT_FIELDS, EFFORTS, ENDPOINTS, Array, Node, Object, Tagged, Value
 
 USER = {"role": "user", "content": "Hi"}
 HELLO: dict[str, Any] = {"model": "m", "messages": [USER]}
 CALL = {"id": "abcDEF123", "type": "function", "function": {"name": "now", "arguments": "{}"}}
 RESULT = {"role": "tool", "tool_call_id": "abcDEF123", "content": "noon"}
+TOOL_CHOICE = ENDPOINTS["chat"].fields["tool_choice"]
+assert isinstance(TOOL_CHOICE, Object)
 TOOL = {"type": "function", "function": {"name": "now", "parameters": {}}}
 
 
@@ -54,13 +56,13 @@ def test_every_exception_is_needed() -> None:
     assert {line.partition(".")[2] for line in drift.differences(ENDPOINTS)} >= drift.EXCEPTIONS.keys()
 
 
-def changed(path: str, to: Value | None) -> dict[str, Object]:
+def changed(path: str, to: Node | None) -> dict[str, Object]:
     """The tables with the field at ``endpoint.name.name[tag]...`` replaced, or removed when ``to`` is None."""
     endpoint, *names = path.replace("[", ".").replace("]", "").split(".")
     return {**ENDPOINTS, endpoint: _changed(ENDPOINTS[endpoint], names, to)}
 
 
-def _changed(node: Any, names: list[str], to: Value | None) -> Any:
+def _changed(node: Any, names: list[str], to: Node | None) -> Any:
     if not names:
         return to
     if isinstance(node, Array):
@@ -91,9 +93,30 @@ def _changed(node: Any, names: list[str], to: Value | None) -> Any:
         ),
         ("chat.service_tier", Value(choices=("auto", "standard_only", "flex")), "chat.service_tier='flex': gone from the SDK"),
         ("chat.prediction", Value(null=False), "chat.prediction: new keys inside"),
+        ("chat.reasoning_effort", Value(choices=EFFORTS[:-1]), "chat.reasoning_effort='max': new in the SDK"),
+        (
+            "agents.tool_choice",
+            TOOL_CHOICE._replace(choices=("auto", "none", "required")),
+            "agents.tool_choice='any': new in the SDK",
+        ),
+        (
+            "chat.tool_choice",
+            TOOL_CHOICE._replace(choices=(*TOOL_CHOICE.choices, "x")),
+            "chat.tool_choice='x': gone from the SDK",
+        ),
+        (
+            "chat.messages[user].content[image_url].image_url.detail",
+            Value(choices=("low", "high")),
+            "chat.messages[user].content[image_url].image_url.detail='auto': new in the SDK",
+        ),
+        (
+            "chat.response_format.type",
+            Value(null=False, choices=("text", "json_object")),
+            "chat.response_format.type='json_schema': new in the SDK",
+        ),
     ],
 )
-def test_drift_is_reported(path: str, to: Value | None, line: str) -> None:
+def test_drift_is_reported(path: str, to: Node | None, line: str) -> None:
     """A field that is changed in the tables is named by the check, which can therefore fail."""
     assert set(drift.drift(changed(path, to))) - set(drift.drift()) == {line}
 
