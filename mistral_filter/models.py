@@ -96,9 +96,16 @@ def reasoning_of(model: str | None) -> Reasoning | None:
     """What is known of how *model* reasons; None: nothing is known of a model of this name."""
     if model is None:
         return None
-    dated = _DATE.fullmatch(model[-5:])
-    date = int(dated[1]) if dated else None
-    for known in REASONING:
-        if any(matches(pattern, model) for pattern in known.names) and known.includes(date):
-            return known
+    for names, known in _REASONING:
+        if names.fullmatch(model):
+            dated = _DATE.fullmatch(model[-5:])
+            if known.includes(int(dated[1]) if dated else None):
+                return known
     return None
+
+
+def _expression(pattern: str) -> str:
+    return ".*".join(map(re.escape, pattern.split("*")))
+
+
+_REASONING = [(re.compile("|".join(map(_expression, known.names)), re.DOTALL), known) for known in REASONING]

@@ -40,8 +40,9 @@ def nearest_effort(holder: Object, name: str, model: str | None) -> None:
 
     The field goes where the model is known to take none. Unknown models and unknown words are left to the API.
     """
-    word, known = holder.text(name), reasoning_of(model)
-    if known is None or known.efforts is None or word is None or word not in EFFORTS or word in known.efforts:
+    word = holder.text(name)
+    known = reasoning_of(model) if word in EFFORTS else None
+    if word is None or known is None or known.efforts is None or word in known.efforts:
         return
     if known.efforts:
         place = EFFORTS.index(word)
