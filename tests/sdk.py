@@ -299,11 +299,23 @@ def common_accepts(body: dict[str, Json]) -> list[str]:
         return [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
     except (MistralCommonException, ValueError) as error:
         return [str(error)]
-    return [
+    empty = [
         f"messages[{i}]: assistant message with neither content nor tool_calls"
         for i, message in enumerate(messages)
         if message.get("role") == "assistant" and not message.get("content") and not message.get("tool_calls")
     ]
+    return [*empty, *greedy_refusals(body)]
+
+
+def greedy_refusals(body: dict[str, Json]) -> list[str]:
+    """The API's 400 code 3054: at temperature 0 ``top_p`` must be 1, and given if the request asks for reasoning (reports of
+    2024-11 to 2026-08)."""
+    effort = body.get("reasoning_effort")
+    reasons = (isinstance(effort, str) and effort != "none") or body.get("prompt_mode") == "reasoning"
+    temperature, top_p = body.get("temperature"), body.get("top_p")
+    if isinstance(temperature, bool) or temperature != 0 or isinstance(top_p, (bool, str, list, dict)):
+        return []
+    return ["top_p must be 1 when using greedy sampling"] if top_p != 1 and (reasons or top_p is not None) else []
 
 
 def _message(message: Mapping[str, Json]) -> dict[str, Json]:

@@ -253,6 +253,8 @@ def test_the_sdk_judge_accepts(endpoint: str, body: dict[str, Any]) -> None:
             "Unexpected content chunk types in tool message",
         ),
         (chat(says([{"type": "file", "file_id": "f"}]), USER), "cannot be used in assistant"),
+        (hello(temperature=0, top_p=0.5), "top_p must be 1"),
+        (hello(temperature=0, reasoning_effort="high"), "top_p must be 1"),
     ],
 )
 def test_the_common_judge_refuses(body: dict[str, Any], reason: str) -> None:
