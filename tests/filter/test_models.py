@@ -13,7 +13,6 @@ from werkzeug.test import Client
 from werkzeug.wrappers import Request, Response
 
 from mistral_filter import MistralFilter, filter_body
-from mistral_filter.__main__ import main
 from mistral_filter.explain import explain
 from mistral_filter.fields import EFFORTS, REASONING
 from mistral_filter.flask import init_app
@@ -93,25 +92,10 @@ def test_the_middleware_reports_the_other_model() -> None:
     assert response.headers["Mistral-Filter-Changes"] == 'set;path="model";to="mistral-large-latest";loss=none'
 
 
-def test_explain_and_the_command_know_the_names(
-    capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_explain_knows_the_names() -> None:
     """What explains a request resolves names as the filter does."""
-    body = json.dumps(BODY).encode()
-    (change,) = explain(body, "chat", models=MODELS).changes
+    (change,) = explain(json.dumps(BODY).encode(), "chat", models=MODELS).changes
     assert (change.action, change.path, change.to, change.loss) == ("set", "model", "mistral-large-latest", "none")
-
-    class Stdin:
-        class buffer:
-            read = staticmethod(lambda: body)
-
-    monkeypatch.setattr("sys.stdin", Stdin)
-    assert main(["--models", "gpt-*=mistral-small-latest gpt-4o=mistral-large-latest"]) == 1
-    assert b"set  model -> mistral-large-latest  none" in capsysbinary.readouterr().out
-    with pytest.raises(SystemExit) as stopped:
-        main(["--models", "gpt-4o"])
-    assert stopped.value.code == 2
-    assert b"argument --models: write NAME=MODEL" in capsysbinary.readouterr().err
 
 
 def test_filtering_twice_is_filtering_once() -> None:
