@@ -11,7 +11,7 @@ from mistral_filter.fields import REASONING, Reasoning
 
 __all__ = ["Aliases", "aliases_of", "check_models", "matches", "parse_models", "reasoning_of"]
 
-_NAME = re.compile(r"[^\s,=\x00-\x1f\x7f]+")
+_NAME = re.compile(r"[^\s,=\x00-\x1f\x7f\ud800-\udfff]+")
 _DATE = re.compile(r"-(\d\d(?:0[1-9]|1[0-2]))")
 
 MOST_ALIASES = 1000

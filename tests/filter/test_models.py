@@ -48,6 +48,7 @@ def test_nothing_but_a_star_is_special() -> None:
         ({"gpt-4o": ""}, "not a model's name"),
         ({"gpt 4": "a"}, "not a model's name"),
         ({"gpt-4o": "a\n"}, "not a model's name"),
+        ({"gpt-4o": "a\udc80"}, "not a model's name"),
         ({"gpt-4o": 1}, "not a model's name"),
         ({1: "a"}, "not a model's name"),
         ({"gpt-4o": "mistral-*"}, "the name of one model"),
