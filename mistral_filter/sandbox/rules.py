@@ -2,7 +2,8 @@
 
 The rules, their order and their sentences: mistral-common 1.13.1 (2026), ``MistralRequestValidatorV11`` in serving mode, the
 last and strictest that asks for nine-character ids. The codes 3230, 3240 and 3280 and their types: answers of the API quoted
-in public issues and repositories, 2025-08 to 2026-09; 3054: the same, 2024-11 to 2026-08. A refusal whose code nobody has quoted has none here.
+in public issues and repositories, 2025-08 to 2026-09; code 3054: the same, 2024-11 to 2026-08. A refusal whose code nobody has
+quoted has none here.
 """
 
 from __future__ import annotations
