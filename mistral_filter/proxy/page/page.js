@@ -199,12 +199,18 @@ function render(box, tree, changes, marks, ghosts, from) {
 
 const put = (map, place, n) => map.set(place, [...(map.get(place) ?? []), n]);
 
+// A reason, or the two parts of one, in the language of the page as far as it has it.
+function inLanguage(reason) {
+  const part = (text) => data.reasons[text] ?? text;
+  return data.reasons[reason] ?? reason.split(": ").map(part).join(": ");
+}
+
 function listChange(change, n) {
   const kind = KINDS[change.loss];
   const path = make("span", "", make("code", "", change.path));
   if (change.to) path.append(" → ", make("code", "", change.to));
   const loss = make("span", "", make("span", `badge ${kind}`, t.loss[change.loss]));
-  const reason = make("span", "", data.reasons[change.reason] ?? change.reason);
+  const reason = make("span", "", inLanguage(change.reason));
   if (change.current) reason.append(" ", make("span", "badge plain", t.current_keeps));
   const link = make("a", `chip ${kind}`, String(n + 1));
   link.href = "#panes";
@@ -218,13 +224,8 @@ function listChange(change, n) {
   return item;
 }
 
-function say(...content) {
-  $("verdict").replaceChildren(...content);
-}
-
-function alertBox(title, text, ...more) {
-  return make("div", "alert", make("strong", "", title), " ", text, ...more);
-}
+const say = (...content) => $("verdict").replaceChildren(...content);
+const alertBox = (title, text) => make("div", "alert", make("strong", "", title), " ", text);
 
 // The lines around what is no JSON, with the character marked where reading stopped.
 function excerpt(body, {line, column}) {
@@ -270,10 +271,9 @@ function showExplanation(text, body) {
   $("panes").hidden = false;
   $("list-of-changes").replaceChildren(...changes.map(listChange));
   if (told.more) $("list-of-changes").append(make("li", "", "…", "", filled(t.more, told.more)));
-  const count = (loss) => changes.filter((change) => change.loss === loss).length;
-  const [lost, near, none] = ["lost", "approximate", "none"].map(count);
+  const counts = ["lost", "approximate", "none"].map((loss) => changes.filter((change) => change.loss === loss).length);
   const kept = changes.filter((change) => change.current);
-  say(make("p", "", make("strong", "", changes.length ? filled(t.summary, changes.length + told.more, lost, near, none) : t.unchanged)));
+  say(make("p", "", make("strong", "", changes.length ? filled(t.summary, changes.length + told.more, ...counts) : t.unchanged)));
   if (!kept.length) return;
   const button = make("button", "", t.use_current);
   button.addEventListener("click", () => {
@@ -441,7 +441,7 @@ async function ask() {
     });
     begun = true;
     const made = response.headers.get("Mistral-Filter-Changes");
-    notes.append(make("span", "", made ? `${t.changed} ${readable(made)}` : t.no_changes), make("br"));
+    notes.append(made ? `${t.changed} ${readable(made)}` : t.no_changes, make("br"));
     if (!response.ok) failed = `${filled(t.http, response.status)} ${errorOf(await response.text())}`;
     else for await (const event of events(response)) {
       first ??= seconds();
@@ -460,9 +460,9 @@ async function ask() {
   } catch (error) {
     failed = error.name === "AbortError" ? t.stopped : begun ? t.cut : t.network;
   }
-  if (failed === t.stopped) notes.append(make("span", "", `${t.stopped} `));
+  if (failed === t.stopped) notes.append(`${t.stopped} `);
   else if (failed) text.after(make("div", "alert", failed));
-  if (first !== null) notes.append(make("span", "", filled(t.times, first, seconds())));
+  if (first !== null) notes.append(filled(t.times, first, seconds()));
   if (answer) turns.push({role: "assistant", content: answer});
   else turns.pop();
   turn.classList.remove("live");
