@@ -138,6 +138,11 @@ def test_the_page_shows_as_the_reader_likes_it(tab: Tab, server: Gunicorn, langu
     assert tab.run("getComputedStyle(document.body).backgroundColor") == (DARK if scheme == "dark" else LIGHT)
     for name in ("start", "inspector", "try"):
         tab.click(f"#tab-{name}")
+        if name == "inspector":
+            tab.click("#samples button")
+            tab.until(f"{LISTED}.length > 2")
+            below = tab.run("after.getBoundingClientRect().top >= before.getBoundingClientRect().bottom")
+            assert below is (width == 390)  # side by side, or one below the other
         assert tab.run("[...document.querySelectorAll('section')].filter((e) => !e.hidden).map((e) => e.id)") == [name]
         assert tab.run("document.documentElement.scrollWidth") <= width
     assert is_quiet(tab)
