@@ -15,10 +15,12 @@ from msgspec import Raw
 from mistral_filter.changes import Change
 from mistral_filter.dialect import request, tools
 from mistral_filter.dialect.messages import Conversation
+from mistral_filter.dialect.response_items import response_items
+from mistral_filter.dialect.response_request import response_request
 from mistral_filter.dialect.responses import responses_body
 from mistral_filter.document import Document
 from mistral_filter.errors import Refused, TooDeep
-from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, KEEP
+from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, KEEP, RESPONSES
 from mistral_filter.fields import Object as Table
 from mistral_filter.judge import Judge, Location
 from mistral_filter.parsing import parse_with_surrogates
@@ -86,7 +88,7 @@ def filter_body(
         conversation = None
         if translate:
             _translate(root, endpoint, lists.accepted)
-            conversation = partial(_converse, root, endpoint in _CHAT_ENDPOINTS, bridge)
+            conversation = partial(_converse, root, endpoint, bridge)
         places = leave_out(root.text("model")) if callable(leave_out) else leave_out
         judge = Judge(repair=translate, leave_out=places, conversation=conversation)
         judge.top(root, lists.accepted, lists.left_out)
@@ -110,14 +112,20 @@ def _translate(root: Object, endpoint: str, accepted: Table) -> None:
             request.prediction(root)
         request.response_format(root)
         request.reasoning(root)
+    elif endpoint in RESPONSES:
+        response_request(root, names)
     elif endpoint == "embeddings":
         request.embedding_input(root)
     request.rename_fields(root, names)
     request.stop(root)
 
 
-def _converse(root: Object, ordered: bool, bridge: bool, messages: Array, judge: Judge) -> None:
-    Conversation(ordered=ordered, reads_reasoning=request.reads_reasoning(root), bridge=bridge)(messages, judge)
+def _converse(root: Object, endpoint: str, bridge: bool, messages: Array, judge: Judge) -> None:
+    reads_reasoning = request.reads_reasoning(root)
+    if endpoint in RESPONSES:
+        response_items(messages, judge, reads_reasoning=reads_reasoning)
+    else:
+        Conversation(ordered=endpoint in _CHAT_ENDPOINTS, reads_reasoning=reads_reasoning, bridge=bridge)(messages, judge)
 
 
 def _result(root: Object, hidden: Surrogates | None, body: bytes, endpoint: str, *, strict: bool) -> Filtered:
