@@ -371,10 +371,8 @@ RESPONSE_ITEMS: Mapping[str, Object] = {
         {
             "type": SET,
             "id": SET,
-            "summary": Array(
-                Tagged("type", {"summary_text": Object({"type": SET, "text": SET}, required=("text",))}), null=False
-            ),
-            "content": Array(Tagged("type", {"reasoning_text": Object({"type": SET, "text": SET}, required=("text",))})),
+            "summary": Array(Object({"type": SET, "text": SET}, required=("text",)), null=False),
+            "content": Array(Object({"type": SET, "text": SET}, required=("text",))),
             "encrypted_content": KEEP,
             "status": _STATUS,
         },

@@ -28,13 +28,14 @@ ENDPOINT_OF = {
     "/v1/embeddings": "embeddings",
     "/v1/fim/completions": "fim",
     "/fim/completions": "fim",
+    "/v1/responses": "responses",
+    "/v1/responses/input_tokens": "responses/input_tokens",
 }
 """The paths of the records whose bodies are judged, by hand."""
 
 JUDGED = [record for record in records.load() if record.method == "POST" and record.path in ENDPOINT_OF]
 OTHERS = {
     "/v1/models",
-    "/v1/responses",
     "/v1/completions",
     "/dashboard/billing/subscription",
     "/v1/models/mistral-small-latest",
