@@ -177,7 +177,7 @@ def is_open(model: Model) -> bool:
 def tree(endpoint: str) -> dict[str, Any]:
     """The names that the SDK's request has, nested: None for a plain value, a list around what a list holds, an object's
     variants under their tags."""
-    return _tree_of_model(MODELS[endpoint])
+    return _tree_of_model({**MODELS, **RESPONSES}[endpoint])
 
 
 def _tree_of_model(model: Model) -> dict[str, Any]:
@@ -197,6 +197,8 @@ def _tree_of_shape(shape: Shape) -> Any:
 
 def accepts(endpoint: str, body: dict[str, Json]) -> list[str]:
     """The reasons why the API would refuse the body with a 422, by the SDK's models and RANGES; none when it would not."""
+    if endpoint in RESPONSES:
+        return responses_accept(endpoint, body)
     reasons = list(_object_refusals(MODELS[endpoint], body, ""))
     for name, fits in RANGES.items():
         value = body.get(name)

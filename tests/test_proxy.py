@@ -597,7 +597,7 @@ def test_a_responses_body_is_filtered(proxy: Gunicorn, upstream: ScriptedUpstrea
     """What the Responses API takes with one value only goes up with that value, and the change is reported."""
     response = post(proxy, b'{"input" : "x", "store": true, "model":"m"}', target=target)
     assert response.status == 200
-    assert response.headers["mistral-filter-changes"] == 'set;path="store";loss=approximate'
+    assert response.header("Mistral-Filter-Changes") == 'set;path="store";loss=approximate'
     (request,) = upstream.requests
     assert (request.target, json.loads(request.body)) == ("/v1/responses", {"input": "x", "store": False, "model": "m"})
 

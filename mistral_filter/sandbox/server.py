@@ -23,7 +23,9 @@ __all__ = ["Handler", "Server"]
 Json = dict[str, Any]
 
 MAX_BODY = 64 * 1024 * 1024
-_POSTS = {f"/v1/{name}/completions" if name in COMPLETIONS else f"/v1/{name}": name for name in ENDPOINTS if name not in RESPONSES}
+_POSTS = {
+    f"/v1/{name}/completions" if name in COMPLETIONS else f"/v1/{name}": name for name in ENDPOINTS if name not in RESPONSES
+}
 
 
 def _post(raw: bytes | bytearray, endpoint: str) -> tuple[int, Json | Iterator[Json]]:

@@ -8,6 +8,7 @@ Pure functions on bytes. ``plan`` decides from the request alone what an answer 
 ``chat``        content lists, finish reasons, tool calls
 ``embeddings``  numbers as base64
 ``events``      server-sent events: cutting a stream into them and putting it together again
+``responses``   the error event of the Responses API
 ``reading``     JSON of which only the visited levels are decoded
 =============== ==================================================================================
 """
@@ -18,11 +19,13 @@ from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
+from mistral_filter.errors import MistralFilterError
 from mistral_filter.proxy.answers.chat import Chunks, is_plain, of_whole
 from mistral_filter.proxy.answers.embeddings import with_base64
 from mistral_filter.proxy.answers.errors import error_answer
 from mistral_filter.proxy.answers.events import rewrite_events
 from mistral_filter.proxy.answers.reading import is_json, rewritten
+from mistral_filter.proxy.answers.responses import response_error
 
 __all__ = ["Plan", "error_answer", "plan"]
 
@@ -44,6 +47,8 @@ class Plan(NamedTuple):
     """Content lists in it become strings."""
     base64: bool = False
     """The answer is embeddings, and base64 was asked for."""
+    responses: bool = False
+    """The answer is one of the Responses API, whose streams have an event for errors."""
 
     @property
     def rewrites_answer(self) -> bool:
@@ -80,6 +85,13 @@ class Plan(NamedTuple):
         stream = Chunks(self.lists)
         return rewrite_events(chunks, is_plain, lambda data: rewritten(data, stream.rewrite))
 
+    def error_event(self, error: MistralFilterError, sequence_number: int = 0) -> bytes:
+        """The event for an *error* that ends a stream.
+
+        *sequence_number* is the number of an event that follows all that were sent; only the Responses API counts.
+        """
+        return response_error(error, sequence_number) if self.responses else b"data: " + error.body() + b"\n\n"
+
 
 def plan(endpoint: str | None, base64: bool, user_agent: str, reasoning: str = "openai") -> Plan:
     """What the answer to a request could need.
@@ -89,6 +101,8 @@ def plan(endpoint: str | None, base64: bool, user_agent: str, reasoning: str = "
     string, reasoning in ``reasoning_content``) or ``"mistral"`` (content lists stay). Clients named in NATIVE get what Mistral
     sends, whatever *reasoning* says.
     """
+    if endpoint == "responses":
+        return Plan(responses=True)
     if any(word.startswith(NATIVE) for word in user_agent.lower().split()):
         return Plan()
     if endpoint in _COMPLETIONS:
