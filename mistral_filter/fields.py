@@ -711,6 +711,7 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "content_chunks": "part of an earlier answer that models do not read",
     "provider_specific_fields": "part of an earlier answer that models do not read",
     "id": "an identifier of the client's own",
+    "status": "part of an earlier answer that models do not read",
     "_index": "a count of the client's own",
 }
 """Foreign fields (OpenAI's reference, 2026-11) that do not change the answer, wherever they stand, and why."""

@@ -113,7 +113,7 @@ def _translate(root: Object, endpoint: str, accepted: Table) -> None:
         request.response_format(root)
         request.reasoning(root)
     elif endpoint in RESPONSES:
-        response_request(root, names)
+        response_request(root, endpoint, names)
     elif endpoint == "embeddings":
         request.embedding_input(root)
     request.rename_fields(root, names)

@@ -295,7 +295,7 @@ def _settle(item: Object) -> None:
                 content.drop(index, "an answer is text only", "lost")
             else:
                 texts.append(text)
-        item.set("content", "".join(texts), "an earlier answer without id and status is a plain message", to="plain text")
+        item.set("content", "".join(texts), "an earlier answer without id and status is a plain message")
 
 
 def _is_answer(item: Object, parts: list[Object], count: int) -> bool:

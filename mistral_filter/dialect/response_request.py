@@ -11,7 +11,7 @@ from mistral_filter.changes import Loss
 from mistral_filter.dialect import tools
 from mistral_filter.dialect.values import note_rest
 from mistral_filter.errors import Refused
-from mistral_filter.fields import RESPONSE_CONSTANTS, RESPONSE_INCLUDED, RESPONSE_TOOLS, Tagged
+from mistral_filter.fields import RESPONSE_CONSTANTS, RESPONSE_INCLUDED, RESPONSE_TOOLS, RESPONSES, Tagged
 from mistral_filter.fields import Array as List
 from mistral_filter.parts import Array, Object, encode
 from mistral_filter.rawjson import NULL, as_number, as_text
@@ -34,8 +34,8 @@ _FORMATS = ("text", "json_object", "json_schema")
 _LOSSES: tuple[Loss, ...] = ("none", "approximate", "lost")
 
 
-def response_request(body: Object, accepted: Container[str]) -> None:
-    """Translates everything but the items. *accepted* are the names that the endpoint has.
+def response_request(body: Object, endpoint: str, accepted: Container[str]) -> None:
+    """Translates everything but the items. *accepted* are the names that the *endpoint*, a key of RESPONSES, has.
 
     Raises Refused for what is stored elsewhere: ``previous_response_id``, ``conversation``, ``prompt``.
     """
@@ -53,6 +53,9 @@ def response_request(body: Object, accepted: Container[str]) -> None:
     _include(body)
     _metadata(body)
     _constants(body, accepted)
+    for name in RESPONSES["responses"].fields.keys() - RESPONSES[endpoint].fields.keys():
+        if name in body.fields and name not in accepted:
+            body.drop(name, "only the answer depends on it, not how long the input is")
 
 
 def _messages(body: Object) -> None:
@@ -166,7 +169,7 @@ def _function(tool: Object) -> None:
         for name in (*_FUNCTION_KEYS, "input_schema"):
             if name in function.fields:
                 tool.fields[name] = function.fields[name]
-        tool.note("rename", tool.at("function"), "the Responses API does not nest a function", to="the tool itself")
+        tool.note("rename", tool.at("function"), "the Responses API does not nest a function", to=tool.path)
         del tool.fields["function"]
     if not tool.has("type"):
         tool.insert("type", "function", "Mistral requires it")
