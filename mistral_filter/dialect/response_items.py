@@ -114,6 +114,7 @@ class _Walk:
             self._result(item, index)
         elif kind == "result":
             _as_message(item)
+            _settle(item)
             self._append_message(item, index)
         elif kind == "reasoning":
             _reasoning(item, index)
@@ -121,6 +122,7 @@ class _Walk:
         elif kind == "part":
             note_path = item.at("type")
             item.become({"role": "user", "content": [item.fields]}, "rename", note_path, "a part is no item", to="message")
+            _settle(item)
             self._append_message(item, index)
         elif kind == "item_reference":
             raise Refused(
@@ -144,7 +146,6 @@ class _Walk:
         if index < self._furthest:
             reason = "no message may stand between calls and their results"
             self._items.note("move", self._items.at(index), reason, "approximate", "input")
-        _settle(item)
         self._append(item, index, RESPONSE_MESSAGES[_form(item)])
 
     def _end_calls(self) -> None:
@@ -175,6 +176,7 @@ class _Walk:
 
     def _message(self, item: Object, index: int) -> None:
         if item.text("role") != "assistant":
+            _settle(item)
             self._append_message(item, index)
             return
         self._thoughts(item, index)
@@ -182,8 +184,9 @@ class _Walk:
             item.rename("refusal", "content", "the answer was this refusal")
         calls = _chat_calls(item)
         if not _is_empty(item):
-            if calls is not None:
-                item.fields.pop("tool_calls")
+            _settle(item)
+        if not _is_empty(item):
+            item.fields.pop("tool_calls", None)  # each is noted below
             self._append_message(item, index)
         elif calls is None:
             self._items.drop(index, "Mistral refuses an empty assistant message")
@@ -270,7 +273,7 @@ def _result_id(item: Object, kind: str) -> str | None:
 
 
 def _settle(item: Object) -> None:
-    """The content of a message, and which of the three forms it has."""
+    """The content of a message as one of the three forms has it."""
     answers = item.text("role") == "assistant"
     if not item.has("content"):
         insert = item.set if "content" in item.fields else item.insert

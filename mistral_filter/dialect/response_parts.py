@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mistral_filter.dialect.chunks import OWN_FILE_ID, foreign_file
 from mistral_filter.dialect.values import note_rest
-from mistral_filter.fields import RESPONSE_ANNOTATIONS, RESPONSE_LOGPROBS, RESPONSE_PARTS, Tagged
+from mistral_filter.fields import RESPONSE_ANNOTATIONS, RESPONSE_LOGPROBS, RESPONSE_PARTS, Tagged, Value
 from mistral_filter.fields import Object as Table
 from mistral_filter.parts import Array, Object
 from mistral_filter.rawjson import NULL, Node
@@ -20,6 +20,15 @@ TEXT_KEYS = {
     "refusal": "refusal",
 }
 """Part type: the key that holds its text. Chat's, Responses' and Mistral's types (OpenAI's reference and mistralai 3.7.0)."""
+
+
+def _details() -> tuple[str, ...]:
+    node = RESPONSE_PARTS["input_image"].fields["detail"]
+    assert isinstance(node, Value)
+    return node.choices
+
+
+_DETAILS = _details()
 
 
 def part_text(part: object) -> str | None:
@@ -72,7 +81,11 @@ def _image(part: Object, kind: str, *, detail: bool) -> None:
         path = part.at("type") if kind == "image_url" else part.at("image_url")
         part.become(fields, "rename", path, "the form of the Responses API", to="input_image")
     _check_file(part)
-    if detail and not part.has("detail"):
+    if not detail or part.text("detail") in _DETAILS:
+        return
+    if part.has("detail"):
+        part.set("detail", "auto", "Mistral has no such value", "approximate")
+    else:
         part.insert("detail", "auto", "Mistral requires it, and this is the default")
 
 
@@ -127,8 +140,3 @@ def _is_complete(part: Object, known: Tagged | Table) -> bool:
     """Whether all that *known* requires is there."""
     table = known.variants.get(part.text(known.by) or "") if isinstance(known, Tagged) else known
     return table is not None and all(part.has(name) for name in table.required)
-
-
-def is_input(kind: str | None) -> bool:
-    """Whether parts of the type *kind* are parts of an input already."""
-    return kind in RESPONSE_PARTS
