@@ -11,7 +11,7 @@ from collections import Counter, deque
 from typing import Any
 
 from mistral_filter.dialect.chunks import THOUGHT_TYPES
-from mistral_filter.dialect.response_parts import TEXT_KEYS, complete_answer, input_parts, part_text
+from mistral_filter.dialect.response_parts import TEXT_KEYS, complete_answer, input_parts, numbered, part_text
 from mistral_filter.dialect.values import note_rest
 from mistral_filter.errors import Refused
 from mistral_filter.fields import FOREIGN_CALLS, FOREIGN_ITEMS, FOREIGN_RESULTS, RESPONSE_ITEMS, RESPONSE_MESSAGES, RESPONSE_PARTS
@@ -202,7 +202,7 @@ class _Walk:
         found = [name for name in _THOUGHTS if item.text(name)]
         content = item.array("content")
         texts = []
-        for number, part in content.each() if content is not None else ():
+        for number, part in numbered(content) if content is not None else ():
             if part.text("type") in THOUGHT_TYPES:
                 texts.append(_thought(part))
                 content.drop(number, "reasoning is an item of its own" if self._reads_reasoning else _NOT_READ)  # type: ignore[union-attr]
@@ -292,7 +292,7 @@ def _settle(item: Object) -> None:
         input_parts(content, detail=True)
     else:
         texts = []
-        for index, part in content.each():
+        for index, part in numbered(content):
             text = part_text(part)
             if text is None:
                 content.drop(index, "an answer is text only", "lost")
@@ -462,7 +462,7 @@ def _reasoning(item: Object, index: int) -> None:
         if text is not None:
             item.set(key, [{"type": kind, "text": text}] if text else [], "Mistral takes a list of texts")
         elif parts is not None:
-            for number, part in parts.each():
+            for number, part in numbered(parts):
                 words = part_text(part)
                 if words is None:
                     parts.drop(number, "only text can stand here", "lost")

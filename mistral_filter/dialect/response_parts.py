@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from mistral_filter.dialect.chunks import OWN_FILE_ID, foreign_file
 from mistral_filter.dialect.values import note_rest
 from mistral_filter.fields import RESPONSE_ANNOTATIONS, RESPONSE_LOGPROBS, RESPONSE_PARTS, Tagged, Value
@@ -9,7 +11,7 @@ from mistral_filter.fields import Object as Table
 from mistral_filter.parts import Array, Object
 from mistral_filter.rawjson import NULL, Node
 
-__all__ = ["TEXT_KEYS", "complete_answer", "input_parts", "part_text"]
+__all__ = ["TEXT_KEYS", "complete_answer", "input_parts", "numbered", "part_text"]
 
 TEXT_KEYS = {
     "input_text": "text",
@@ -31,6 +33,14 @@ def _details() -> tuple[str, ...]:
 _DETAILS = _details()
 
 
+def numbered(parts: Array) -> Iterator[tuple[int, Object]]:
+    """The objects among *parts* with their indexes. They stay open, because several rules look at each."""
+    for index in range(len(parts.items)):
+        part = parts.part(index)
+        if isinstance(part, Object):
+            yield index, part
+
+
 def part_text(part: object) -> str | None:
     """The text of a text *part*; None: it is no part, or not one of text."""
     if not isinstance(part, Object):
@@ -44,7 +54,7 @@ def input_parts(content: Array, *, detail: bool) -> None:
 
     Raises Refused for a file that only OpenAI can read.
     """
-    for index, part in content.each():
+    for index, part in numbered(content):
         kind = part.text("type")
         if kind in ("input_image", "image_url"):
             _image(part, kind, detail=detail)
@@ -120,7 +130,7 @@ _NOT_READ = "part of an earlier answer that models do not read"
 
 def complete_answer(content: Array) -> None:
     """Gives the parts of an earlier answer what Mistral requires of them, and leaves out what it would not take."""
-    for _, part in content.each():
+    for _, part in numbered(content):
         if part.text("type") != "output_text":
             continue
         annotations = part.array("annotations")
@@ -128,7 +138,7 @@ def complete_answer(content: Array) -> None:
             insert = part.set if "annotations" in part.fields else part.insert
             insert("annotations", [], "Mistral requires the list")
         else:
-            for index, annotation in annotations.each():
+            for index, annotation in numbered(annotations):
                 if not _is_complete(annotation, RESPONSE_ANNOTATIONS):
                     annotations.drop(index, f"Mistral refuses it: {_NOT_READ}")
         logprobs = part.array("logprobs")
