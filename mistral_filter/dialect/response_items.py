@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import Any
 
-from mistral_filter.dialect.chunks import THOUGHT_TYPES
 from mistral_filter.dialect.response_parts import TEXT_KEYS, complete_answer, input_parts, numbered, part_text
+from mistral_filter.dialect.thoughts import NOT_READ, THOUGHT_TYPES, fed_back
 from mistral_filter.dialect.values import note_rest
 from mistral_filter.errors import Refused
 from mistral_filter.fields import FOREIGN_CALLS, FOREIGN_ITEMS, FOREIGN_RESULTS, RESPONSE_ITEMS, RESPONSE_MESSAGES, RESPONSE_PARTS
@@ -22,8 +22,6 @@ from mistral_filter.rawjson import NULL, Node, as_text
 __all__ = ["response_items"]
 
 _FOREIGN_OUTPUTS = {call.output for call in FOREIGN_CALLS.values()}
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
-"""What chat's clients call the reasoning that an earlier answer came with, where it is a text."""
 _NO_OUTPUT = ""
 """The result of a call that never got one."""
 _Key = tuple[int, int]
@@ -199,19 +197,15 @@ class _Walk:
 
     def _thoughts(self, item: Object, index: int) -> None:
         """Earlier reasoning in chat's forms is an item of its own, before the answer."""
-        found = [name for name in _THOUGHTS if item.text(name)]
+        text = fed_back(item, reads=self._reads_reasoning)
         content = item.array("content")
         texts = []
         for number, part in numbered(content) if content is not None else ():
-            if part.text("type") in THOUGHT_TYPES:
+            if content is not None and part.text("type") in THOUGHT_TYPES:
                 texts.append(_thought(part))
-                content.drop(number, "reasoning is an item of its own" if self._reads_reasoning else _NOT_READ)  # type: ignore[union-attr]
-        if found:
-            texts = texts or [item.text(found[0]) or ""]
-        for name in found:
-            item.drop(name, "reasoning is an item of its own" if self._reads_reasoning else _NOT_READ)
-        text = "".join(texts)
-        if not text or not self._reads_reasoning:
+                content.drop(number, "reasoning is an item of its own" if self._reads_reasoning else NOT_READ)
+        text = "".join(texts) if text is None and self._reads_reasoning else text
+        if not text:
             return
         self._end_calls()
         fields = {"type": "reasoning", "id": f"rs_{index}", "summary": [], "content": [{"type": "reasoning_text", "text": text}]}
@@ -230,9 +224,6 @@ class _Walk:
         reason = "Mistral has no items of this type: what came of it is a text"
         item.become(message, "set", item.path, reason, "approximate", to="message")
         self._append_message(item, index)
-
-
-_NOT_READ = "the model does not read earlier reasoning"
 
 
 # ------------------------------------------------------------------------------------------------- kinds and ids

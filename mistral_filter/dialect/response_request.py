@@ -53,8 +53,8 @@ def response_request(body: Object, endpoint: str, accepted: Container[str]) -> N
     _include(body)
     _metadata(body)
     _constants(body, accepted)
-    for name in RESPONSES["responses"].fields.keys() - RESPONSES[endpoint].fields.keys():
-        if name in body.fields and name not in accepted:
+    for name in RESPONSES["responses"].fields:
+        if name in body.fields and name not in RESPONSES[endpoint].fields and name not in accepted:
             body.drop(name, "only the answer depends on it, not how long the input is")
 
 
