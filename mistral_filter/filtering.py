@@ -6,15 +6,17 @@ came in, and write back only what changed. Translations (``mistral_filter.dialec
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 from msgspec import Raw
 
 from mistral_filter.changes import Change
 from mistral_filter.dialect import request, tools
-from mistral_filter.dialect.messages import Conversation
+from mistral_filter.dialect.messages import Conversation, request_for_more
 from mistral_filter.dialect.responses import responses_body
 from mistral_filter.document import Document
 from mistral_filter.errors import Refused, TooDeep
@@ -23,7 +25,9 @@ from mistral_filter.fields import Object as Table
 from mistral_filter.judge import Judge, Location
 from mistral_filter.parsing import parse_with_surrogates
 from mistral_filter.parts import Array, Object, encode
+from mistral_filter.rawjson import encode as encode_text
 from mistral_filter.surrogates import Surrogates
+from mistral_filter.toolnames import ToolNames
 
 __all__ = ["BOM", "Facts", "Filtered", "accepted_names", "filter_body"]
 
@@ -43,6 +47,9 @@ class Facts(NamedTuple):
     """Whether the answer is asked for as a stream."""
     base64: bool = False
     """Whether embeddings are asked for as base64."""
+    tool_names: Mapping[str, str] = MappingProxyType({})
+    """The names of tools that were replaced, as they were sent, and the client's own: ``restore_tool_names`` puts those back into
+    an answer. At most ``toolnames.MOST``."""
 
 
 class Filtered(NamedTuple):
@@ -84,19 +91,20 @@ def filter_body(
         top, hidden = parse_with_surrogates(body)
         root = document.top(top, hidden.body if hidden else body)
         conversation = None
+        names = ToolNames()
         if translate:
-            _translate(root, endpoint, lists.accepted)
-            conversation = partial(_converse, root, endpoint in _CHAT_ENDPOINTS, bridge)
+            _translate(root, endpoint, lists.accepted, names)
+            conversation = partial(_converse, root, endpoint in _CHAT_ENDPOINTS, bridge, names, lists.accepted)
         places = leave_out(root.text("model")) if callable(leave_out) else leave_out
         judge = Judge(repair=translate, leave_out=places, conversation=conversation)
         judge.top(root, lists.accepted, lists.left_out)
         document.finish()
-        return _result(root, hidden, body, endpoint, strict=strict)
+        return _result(root, hidden, body, endpoint, names, strict=strict)
     except RecursionError:  # some interpreters give up before our own limit is seen
         raise TooDeep from None
 
 
-def _translate(root: Object, endpoint: str, accepted: Table) -> None:
+def _translate(root: Object, endpoint: str, accepted: Table, tool_names: ToolNames) -> None:
     """All rules above the messages; those are translated when the judge comes to them."""
     names = accepted.fields
     if endpoint in _CHAT_ENDPOINTS:
@@ -106,6 +114,7 @@ def _translate(root: Object, endpoint: str, accepted: Table) -> None:
         if "tools" in names:
             tools.tools(root)
             tools.tool_choice(root)
+            tool_names.tools(root)
         if "prediction" in names:
             request.prediction(root)
         request.response_format(root)
@@ -116,16 +125,27 @@ def _translate(root: Object, endpoint: str, accepted: Table) -> None:
     request.stop(root)
 
 
-def _converse(root: Object, ordered: bool, bridge: bool, messages: Array, judge: Judge) -> None:
-    Conversation(ordered=ordered, reads_reasoning=request.reads_reasoning(root), bridge=bridge)(messages, judge)
+def _converse(
+    root: Object, ordered: bool, bridge: bool, names: ToolNames, accepted: Table, messages: Array, judge: Judge
+) -> None:
+    conversation = Conversation(
+        ordered=ordered,
+        reads_reasoning=request.reads_reasoning(root),
+        bridge=bridge,
+        names=names,
+        more=request_for_more(root, accepted.fields) if ordered else None,
+    )
+    conversation(messages, judge)
 
 
-def _result(root: Object, hidden: Surrogates | None, body: bytes, endpoint: str, *, strict: bool) -> Filtered:
+def _result(root: Object, hidden: Surrogates | None, body: bytes, endpoint: str, names: ToolNames, *, strict: bool) -> Filtered:
     changes = root.document.changes
     model = root.text("model")
+    tool_names = names.sent()
     if hidden:
         changes = [change._replace(path=hidden.restore_text(change.path)) for change in changes]
         model = None if model is None else hidden.restore_text(model)
+        tool_names = {sent: json.loads(hidden.restore(encode_text(name))) for sent, name in tool_names.items()}
     if strict and (lost := [change.path for change in changes if change.loss == "lost"]):
         raise Refused(
             f"Strict mode: Mistral has no counterpart for {', '.join(lost)}. Leave that out, or turn strict mode off.",
@@ -133,7 +153,7 @@ def _result(root: Object, hidden: Surrogates | None, body: bytes, endpoint: str,
             code="strict",
         )
     base64 = endpoint == "embeddings" and root.text("encoding_format") == "base64"
-    facts = Facts(model, root.fields.get("stream") == _TRUE, base64)
+    facts = Facts(model, root.fields.get("stream") == _TRUE, base64, tool_names)
     if not root.position.edited and not changes:
         return Filtered(body, (), facts)
     out = encode(root.fields)
