@@ -30,7 +30,7 @@ _BRIDGE = "Understood."
 """An assistant message may not be empty (mistral-common 1.13.1); this is the least it can say."""
 
 _FOR_A_TOOL = "Call the tool."
-_FOR_JSON = "Answer in the format that the request asks for."
+_FOR_JSON = "Give the answer as JSON, in the format that the request asks for."
 """What a user's message says behind a last assistant message that is not to be continued."""
 
 _FORCING = ("any", "required")
