@@ -81,7 +81,7 @@ KINDS: dict[str, Callable[[int], str]] = {
     "calls with one id without results": messages(repeated(f"{CALLS}{ONE_ID},{ONE_ID}]}}")),
     "results for one call": messages(repeated(RESULT.replace("#", "1")), f"{USER},{CALLS}{ONE_ID}]}},"),
     "legacy results at the end": lambda count: messages(lambda n: f"{repeated(LEGACY)(n)},{repeated(LEGACY_RESULT)(n)}")(count),
-    "names of tools": field("tools", numbered('{"function":{"name":"a.#"}}')),
+    "names of tools": field("tools", numbered('{"type":"function","function":{"name":"a.#","parameters":{}}}')),
     "names of calls": one_message(CALLS, numbered('{"function":{"name":"a.#"}}'), "]}"),
     "empty tool calls": one_message(CALLS, repeated("{}"), "]}"),
     "tool calls without ids": one_message(CALLS, repeated('{"function":{"name":"f"}}'), "]}"),

@@ -20,7 +20,7 @@ from mistral_filter.parts import Array, Object
 
 __all__ = ["LONGEST", "MOST", "ToolNames", "restore_tool_names"]
 
-MOST = 1000
+MOST = 500
 """How many names of one request are replaced. OpenAI takes 128 tools; a conversation may name some that are gone."""
 
 LONGEST = 500
@@ -58,7 +58,7 @@ class ToolNames:
         if given is not None:
             refused = [part for part in _named(given) if not _is_legal(part)]
             if refused:
-                self._taken |= {name for part in _named(given) if (name := part.text("name")) is not None}
+                self._taken |= {part.text("name") or "" for part in _named(given) if _is_legal(part)}
             for part in refused:
                 self.fit(part)
         choice = body.object("tool_choice")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 import string
-from collections import Counter, deque
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
 
 from mistral_filter.dialect.values import note_rest
 from mistral_filter.fields import FUNCTION_NAME, MESSAGES, TOOL_CALL_ID, Array, Node, Tagged
@@ -42,15 +43,21 @@ class _Call(NamedTuple):
     name: str | None
 
 
+_Key = tuple[Literal["id", "name", "any"], str]
+"""What a result says of its call: the id that was sent, the function's name, or nothing."""
+
+_ANY: _Key = ("any", "")
+
+
 class Turn:
-    """The calls of one message, in order, and their results; each look-up takes the same time however many there are."""
+    """The calls of one message and their results; each look-up takes the same time however many there are."""
+
+    __slots__ = ("_answered", "_calls", "_waiting", "attachments", "reach", "results")
 
     def __init__(self) -> None:
-        self._made: Counter[str | None] = Counter()
-        self._by_id: dict[str | None, deque[_Call]] = {}
-        self._by_name: dict[str | None, deque[_Call]] = {}
-        self._all: deque[_Call] = deque()
-        self._taken: set[str] = set()
+        self._calls: list[_Call] = []
+        self._waiting: dict[_Key, list[_Call]] | None = None
+        self._answered: set[str] = set()
         self.results: list[int] = []
         """The indexes of the messages that answer the calls."""
         self.attachments: list[Object] = []
@@ -59,39 +66,44 @@ class Turn:
         """How far down the conversation the latest result came from; what is between has to move."""
 
     def add(self, call: _Call) -> None:
-        """Adds a call that waits for its result."""
-        self._made[call.sent] += 1
-        self._by_id.setdefault(call.sent, deque()).append(call)
-        self._by_name.setdefault(call.name, deque()).append(call)
-        self._all.append(call)
-
-    def count(self, sent: str | None) -> int:
-        """How many calls were made with this id."""
-        return self._made[sent]
+        """Adds a call that waits for its result. All are added before the first is answered."""
+        self._calls.append(call)
 
     def unanswered(self) -> list[str]:
         """The ids of the calls that still wait."""
-        return [call.id for call in self._all if call.id not in self._taken]
+        return [call.id for call in self._calls if call.id not in self._answered]
 
-    def with_id(self, sent: str) -> str | None:
-        """The id of the first waiting call that was made with the id *sent*; it waits no more."""
-        return self._first(self._by_id.get(sent))
-
-    def with_name(self, name: str) -> str | None:
-        """The same for a call of the function *name*."""
-        return self._first(self._by_name.get(name))
-
-    def first(self) -> str | None:
-        """The same for any call."""
-        return self._first(self._all)
-
-    def _first(self, calls: deque[_Call] | None) -> str | None:
+    def answer(self, key: _Key) -> str | None:
+        """The id of the first waiting call that *key* fits, which waits no more; None: there is none."""
+        if self._waiting is None:
+            self._waiting = _by_key(self._calls)
+        calls = self._waiting.get(key, [])
         while calls:
-            call = calls.popleft()
-            if call.id not in self._taken:
-                self._taken.add(call.id)
-                return call.id
+            id = calls.pop().id
+            if id in self._answered:
+                continue
+            self._answered.add(id)
+            if len(self._answered) == len(self._calls):  # a long conversation has many turns: none keeps what it is done with
+                self._calls, self._waiting, self._answered = [], {}, set()
+            return id
         return None
+
+
+def _by_key(calls: list[_Call]) -> dict[_Key, list[_Call]]:
+    """The *calls* that each key fits, the first one last."""
+    found: dict[_Key, list[_Call]] = {}
+    for call in reversed(calls):
+        for key in _keys(call):
+            found.setdefault(key, []).append(call)
+    return found
+
+
+def _keys(call: _Call) -> Iterator[_Key]:
+    yield _ANY
+    if call.sent is not None:
+        yield "id", call.sent
+    if call.name is not None:
+        yield "name", call.name
 
 
 class Calls:
@@ -107,9 +119,10 @@ class Calls:
         self._id_of: dict[str, str] = {}
         self._taken: set[str] = set()
         self._turn = Turn()
-        self._with_id: dict[str, list[Turn]] = {}
-        self._with_name: dict[str, list[Turn]] = {}
-        """The turns before the latest one that have calls with an id, or of a function; the latest of them last."""
+        self._made: Counter[str | None] = Counter()
+        """How often each id was sent for a call of the latest turn."""
+        self._turns: dict[_Key, list[Turn]] = {}
+        """The turns that have calls with an id, or of a function; the latest of them last."""
 
     def assistant(self, message: Object, index: int) -> Turn | None:
         """Calls made in the assistant *message* number *index*: each gets an id that fits; older forms become function calls.
@@ -120,7 +133,7 @@ class Calls:
         calls = message.array("tool_calls")
         if calls is None or calls.is_empty():
             return None
-        self._turn = Turn()
+        self._turn, self._made = Turn(), Counter()
         for number, call in calls.each():
             self._call(call, f"{index}.{number}")
             self._judge.one(call, _CALL)
@@ -138,13 +151,15 @@ class Calls:
             self._names.fit(function)
         given = call.text("id")
         sent = _sent_id(call, "id")
-        again = self._turn.count(sent)
+        again = self._made[sent]
+        self._made[sent] += 1
         id = self._fit(f"\0{position}" if sent is None else f"{sent}\0{again}" if again else sent)
-        self._turn.add(_Call(sent, id, name))
-        if sent is not None:
-            _append(self._with_id, sent, self._turn)
-        if name is not None:
-            _append(self._with_name, name, self._turn)
+        made = _Call(sent, id, name)
+        self._turn.add(made)
+        for key in _keys(made):
+            turns = self._turns.setdefault(key, [])
+            if not turns or turns[-1] is not self._turn:
+                turns.append(self._turn)
         if id != given:
             call.set("id", id, "Mistral's ids are nine letters or digits")
 
@@ -173,23 +188,19 @@ class Calls:
         return turn
 
     def _answered(self, sent: str | None, name: str | None) -> tuple[Turn | None, str | None]:
-        """The turn and the id of the call that a result answers: by its id; without one by its name, else the latest turn's
-        first."""
+        """The turn and the id of the call that a result answers: by its id; without one by its name, else the latest."""
+        keys: list[_Key] = [_ANY]
         if sent is not None:
-            turns = self._with_id.get(sent, [])
+            keys = [("id", sent)]
+        elif name is not None:
+            keys = [("name", name), _ANY]
+        for key in keys:
+            turns = self._turns.get(key, [])
             while turns:
-                if (id := turns[-1].with_id(sent)) is not None:
+                if (id := turns[-1].answer(key)) is not None:
                     return turns[-1], id
                 turns.pop()
-            return None, None
-        turns = [] if name is None else self._with_name.get(name, [])
-        while turns:
-            assert name is not None
-            if (id := turns[-1].with_name(name)) is not None:
-                return turns[-1], id
-            turns.pop()
-        id = self._turn.first()
-        return (None, None) if id is None else (self._turn, id)
+        return None, None
 
     def _fit(self, key: str) -> str:
         """The id for *key*: itself where it fits and is free, else a hash of it; always the same one for the same key."""
@@ -201,12 +212,6 @@ class Calls:
             self._id_of[key] = id
             self._taken.add(id)
         return self._id_of[key]
-
-
-def _append(turns: dict[str, list[Turn]], key: str, turn: Turn) -> None:
-    found = turns.setdefault(key, [])
-    if not found or found[-1] is not turn:
-        found.append(turn)
 
 
 def _legacy_call(message: Object, index: int) -> None:
