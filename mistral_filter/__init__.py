@@ -12,4 +12,4 @@ from mistral_filter.toolnames import restore_tool_names
 
 __all__ = ["Change", "Filtered", "MistralFilter", "MistralFilterError", "__version__", "filter_body", "restore_tool_names"]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
