@@ -485,7 +485,8 @@ def test_numbers_that_are_not_judged_survive_next_to_a_change() -> None:
         b'{"messages":[{"role":"user","content":[{"type":"text","text":"a\\uDE00b"}]}]}',
         b'{"stop":"\\uD83D\\uD83D\\uDE00\\\\ud83d"}',
         b'{"metadata":{"\\ud83d":"\\udc00\\ud83d"}}',
-        b'{"messages":[{"role":"tool","tool_call_id":"abcDEF123","content":"\\ud83d"}],"model":"\xee\x80\x80\\ue001\\ud83d"}',
+        b'{"messages":[{"role":"assistant","tool_calls":[{"id":"abcDEF123","function":{"name":"f","arguments":"{}"}}]},'
+        b'{"role":"tool","tool_call_id":"abcDEF123","content":"\\ud83d"}],"model":"\xee\x80\x80\\ue001\\ud83d"}',
     ],
 )
 def test_a_lone_surrogate_passes_untouched(body: bytes) -> None:

@@ -12,7 +12,7 @@ recorded requests of OpenAI-style clients, OpenAI's API reference of 2026-11, an
 ``messages``    a conversation: roles and places, contents, then the list
 ``chunks``      content parts
 ``thoughts``    earlier reasoning
-``calls``       tool calls and their results
+``calls``       tool calls and their results (names of tools: ``mistral_filter.toolnames``)
 ``values``      single values, and what a dropped field was worth
 =============== ==================================================================================
 """

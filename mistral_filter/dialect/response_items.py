@@ -18,6 +18,7 @@ from mistral_filter.fields import FOREIGN_CALLS, FOREIGN_ITEMS, FOREIGN_RESULTS,
 from mistral_filter.judge import Judge
 from mistral_filter.parts import Array, Object, Part, Position, encode
 from mistral_filter.rawjson import NULL, Node, as_text
+from mistral_filter.toolnames import ToolNames
 
 __all__ = ["response_items"]
 
@@ -28,12 +29,13 @@ _Key = tuple[int, int]
 """A call: the number of its item, and its own number where that is a chat message with several."""
 
 
-def response_items(items: Array, judge: Judge, *, reads_reasoning: bool) -> None:
-    """Translates a list of *items* in place and has each judged by *judge*. *reads_reasoning*: the model reads earlier reasoning.
+def response_items(items: Array, judge: Judge, *, reads_reasoning: bool, names: ToolNames) -> None:
+    """Translates a list of *items* in place and has each judged by *judge*.
 
-    Raises Refused for an item or a file that is stored elsewhere.
+    *reads_reasoning*: the model reads earlier reasoning. *names*: the names of tools that are replaced in the request. Raises
+    Refused for an item or a file that is stored elsewhere.
     """
-    _Walk(items, judge, reads_reasoning=reads_reasoning).run()
+    _Walk(items, judge, reads_reasoning=reads_reasoning, names=names).run()
 
 
 class _Pairs:
@@ -73,8 +75,8 @@ class _Pairs:
 class _Walk:
     """One pass over the items, from the first to the last."""
 
-    def __init__(self, items: Array, judge: Judge, *, reads_reasoning: bool) -> None:
-        self._items, self._judge, self._reads_reasoning = items, judge, reads_reasoning
+    def __init__(self, items: Array, judge: Judge, *, reads_reasoning: bool, names: ToolNames) -> None:
+        self._items, self._judge, self._reads_reasoning, self._names = items, judge, reads_reasoning, names
         self._pairs = _Pairs(items)
         self._out: list[int | Part] = []
         """All items as they go out: the number of one that came, or a new one."""
@@ -106,8 +108,7 @@ class _Walk:
             self._message(item, index)
         elif kind == "call":
             _call(item, self._pairs.id_of[index, 0])
-            self._append(item, index, RESPONSE_ITEMS["function_call"])
-            self._open[index, 0] = None
+            self._append_call(item, index, 0)
         elif kind == "result" and index in self._pairs.call_of:
             self._result(item, index)
         elif kind == "result":
@@ -137,6 +138,12 @@ class _Walk:
     def _append(self, item: Object, index: int | None, table: Any) -> None:
         self._judge.message(item, table)
         self._out.append(item if index is None else index)
+
+    def _append_call(self, call: Object, index: int, number: int, *, is_item: bool = True) -> None:
+        self._names.fit(call)
+        self._names.fit(call, "namespace")
+        self._append(call, index if is_item else None, RESPONSE_ITEMS["function_call"])
+        self._open[index, number] = None
 
     def _append_message(self, item: Object, index: int) -> None:
         """Puts a message behind the results of the calls before it."""
@@ -192,8 +199,7 @@ class _Walk:
             note_rest(item, ("type", "role", "content", "tool_calls"))
         for number, call in enumerate(calls.objects() if calls is not None else ()):
             _chat_call(call, self._pairs.id_of[index, number])
-            self._append(call, None, RESPONSE_ITEMS["function_call"])
-            self._open[index, number] = None
+            self._append_call(call, index, number, is_item=False)
 
     def _thoughts(self, item: Object, index: int) -> None:
         """Earlier reasoning in chat's forms is an item of its own, before the answer."""
