@@ -125,8 +125,9 @@ class _Walk:
             self._append_message(item, index)
         elif kind == "item_reference":
             raise Refused(
-                f"{item.path}: Mistral stores no responses, so it has no item to refer to. Send the items themselves: turn store "
-                "off in the client (store=False), and with it the whole conversation is sent in each request.",
+                f"{item.path}: Mistral stores no responses, so it has no item to refer to. Send the items themselves: with store "
+                "off, clients send the whole conversation in each request (store=False; in the AI SDK providerOptions: "
+                "{openai: {store: false}}).",
                 param=item.path,
                 code="stateful_conversation",
             )
