@@ -55,7 +55,7 @@ class Plan(NamedTuple):
         """Whether a stream may be rewritten: its bytes are wanted without a content-encoding.
 
         Any chat stream may: whatever the request says, it can end with ``model_length`` or ``error``. So each of its events is
-        tried on ``chat.is_plain``, a third of a microsecond.
+        tried on ``Chunks.plain``, a third of a microsecond.
         """
         return self.completions
 
@@ -77,8 +77,7 @@ class Plan(NamedTuple):
         """The event stream *chunks* as the client is to see it; see ``events`` for how it is cut and what stays as it came."""
         if not self.rewrites_stream:
             return chunks
-        stream = Chunks(self.lists)
-        return rewrite_events(chunks, is_plain, lambda data: rewritten(data, stream.rewrite))
+        return rewrite_events(chunks, Chunks(self.lists))
 
 
 def plan(endpoint: str | None, base64: bool, user_agent: str, reasoning: str = "openai") -> Plan:
