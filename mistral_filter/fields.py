@@ -17,10 +17,12 @@ from typing import NamedTuple
 __all__ = [
     "CHAT_FIELDS",
     "CHUNKS_BY_ROLE",
+    "EFFORTS",
     "ENDPOINTS",
     "FUNCTION_NAME",
     "KEEP",
     "MESSAGES",
+    "MODEL_OPTIONS",
     "NEUTRAL",
     "SET",
     "TOOL_CALL_ID",
@@ -312,6 +314,37 @@ CHAT_FIELDS: Mapping[str, Object] = {
     "current": _CHAT,
 }
 """The two lists for chat/completions: the thirteen fields of the Cloudflare Worker that started this, and all of today's."""
+
+# ------------------------------------------------------------------------------------------------------------------- models
+
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+"""The words for how much a model shall reason, from the least to the most (mistralai 3.7.0, mistral-common 1.13.1)."""
+
+_EFFORT = (("reasoning_effort",), ("reasoning", "effort"))
+
+MODEL_OPTIONS: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "reasoning_effort": _EFFORT,
+    "reasoning": _EFFORT,
+    "reasoning_prompt_mode": (("prompt_mode",),),
+    "logprobs": (("logprobs",), ("top_logprobs",)),
+    "prompt_logprobs": (("prompt_logprobs",), ("top_prompt_logprobs",)),
+    **{
+        name: ((name,),)
+        for name in (
+            "top_k top_logprobs top_prompt_logprobs prompt_mode min_tokens repetition_penalty presence_penalty frequency_penalty "
+            "n random_seed parallel_tool_calls prediction service_tier prompt_cache_key"
+        ).split()
+    },
+}
+"""What the API calls an option that a model does not have (400 code 3051): the places of a request that ask for it.
+
+Recorded or quoted: "Logprobs are not enabled for this model" (recorded 2026-08-17), "reasoning_effort is not enabled for this
+model", "reasoning_effort low is not supported for this model, supported values: [<ReasoningEffort.high: 'high'>, …]"
+(2026-08-30), "reasoning_effort='medium' is not supported for this model. Must be one of (<ReasoningEffort.none: 'none'>, …)"
+(2026-08), "reasoning_effort 'medium' …; supported values: ['low', 'high', 'max']" (zai-glm-5-3, mistralai/mistral-vibe#1117),
+"Reasoning prompt mode is not enabled for this model" (earendil-works/pi#3338). In the Responses API the effort is in
+``reasoning``. Not here: what a request cannot do without (tools, images), what keeps it safe (``safe_prompt``, ``guardrails``),
+and ``output_dimension``, without which vectors have another length."""
 
 # -------------------------------------------------------------------------------------------- what a dropped field was worth
 

@@ -20,12 +20,12 @@ from mistral_filter.document import Document
 from mistral_filter.errors import Refused, TooDeep
 from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, KEEP
 from mistral_filter.fields import Object as Table
-from mistral_filter.judge import Judge, Location
+from mistral_filter.judge import Judge, Learnt
 from mistral_filter.parsing import parse_with_surrogates
 from mistral_filter.parts import Array, Object, encode
 from mistral_filter.surrogates import Surrogates
 
-__all__ = ["BOM", "Facts", "Filtered", "accepted_names", "filter_body"]
+__all__ = ["BOM", "Facts", "Filtered", "Learnt", "accepted_names", "filter_body"]
 
 _TRUE = Raw(b"true")
 BOM = b"\xef\xbb\xbf"
@@ -63,16 +63,16 @@ def filter_body(
     translate: bool = True,
     bridge: bool = False,  # Mistral accepts a user message after a tool's since 2026-04
     strict: bool = False,
-    leave_out: Callable[[str | None], Iterable[Location]] | Iterable[Location] = (),
+    learnt: Callable[[str | None], Iterable[Learnt]] | Iterable[Learnt] = (),
 ) -> Filtered:
     """The JSON *body* of a request to *endpoint* (a key of ``fields.ENDPOINTS``), as Mistral accepts it.
 
     *fields* is the list for chat, ``classic`` or ``current``; *allow* and *drop* add to and take away from the endpoint's
     top-level names; *translate* turns what has a counterpart into it; *bridge* puts an assistant message between a tool's
-    and a user's; *strict* refuses to lose anything. *leave_out* are places of fields that Mistral refused before, each a tuple
-    of keys with ``"*"`` for the index of a list: ``("messages", "*", "name")``, or a function that gives them for the model's
-    name; what the endpoint requires, and a message's role and content, stay nevertheless. Without a change the very same bytes
-    come back.
+    and a user's; *strict* refuses to lose anything. *learnt* is what Mistral's earlier answers said
+    of fields, or a function that gives it for the model's name: each is left out, or gets the nearest value that is taken. What
+    the endpoint requires, and a message's role and content, stay nevertheless; with *strict* nothing is left out for it. Without
+    a change the very same bytes come back.
 
     Raises InvalidJSON, TooDeep, TooComplex and BadRequest for a body that is not a JSON object of bounded depth and size,
     Refused for what has no translation or, in strict mode, would be lost; KeyError for an unknown *endpoint* or *fields*.
@@ -87,8 +87,9 @@ def filter_body(
         if translate:
             _translate(root, endpoint, lists.accepted)
             conversation = partial(_converse, root, endpoint in _CHAT_ENDPOINTS, bridge)
-        places = leave_out(root.text("model")) if callable(leave_out) else leave_out
-        judge = Judge(repair=translate, leave_out=places, conversation=conversation)
+        known = learnt(root.text("model")) if callable(learnt) else learnt
+        known = [each for each in known if each.values or not strict]
+        judge = Judge(repair=translate, learnt=known, conversation=conversation)
         judge.top(root, lists.accepted, lists.left_out)
         document.finish()
         return _result(root, hidden, body, endpoint, strict=strict)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from mistral_filter.changes import HEADER, as_header
 from mistral_filter.errors import BadRequest, BodyTooLarge, MistralFilterError, NotFound, UnsupportedEncoding
 from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS
-from mistral_filter.filtering import filter_body
+from mistral_filter.filtering import Learnt, filter_body
 from mistral_filter.paths import locate
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ class MistralFilter:
     *max_body* is in bytes. *routes* names paths of the application's own, ``{"/my/chat": "chat"}``; each is matched with and
     without a slash at its end. *prefixes* are the places below which Mistral's paths are looked for: ``("", "/ai")`` is the root
     and ``/ai``, ``()`` is *routes* only. *admit* gets the environ of a request to an endpoint before a byte of its body is read,
-    and may raise a MistralFilterError. *leave_out* is called with the environ, the endpoint and the model's name, and gives the
-    places for ``filter_body`` to leave out; not in strict mode.
+    and may raise a MistralFilterError. *learnt* is called with the environ, the endpoint and the model's name, and gives what
+    ``filter_body`` is to know of Mistral's earlier answers.
 
     Raises ValueError for an unknown list or endpoint, and for a prefix that is not ``""`` or ``/name``.
     """
@@ -72,13 +72,13 @@ class MistralFilter:
         routes: Mapping[str, str] | None = None,
         prefixes: Iterable[str] = ("",),
         admit: Callable[[WSGIEnvironment], None] | None = None,
-        leave_out: Callable[[WSGIEnvironment, str, str | None], Iterable[tuple[str, ...]]] | None = None,
+        learnt: Callable[[WSGIEnvironment, str, str | None], Iterable[Learnt]] | None = None,
     ) -> None:
         self.app = app
         self._strict = strict
         self._max_body = max_body
         self._admit = admit
-        self._leave_out = leave_out
+        self._learnt = learnt
         self._routes = {path.rstrip("/"): endpoint for path, endpoint in (routes or {}).items()}
         self._prefixes = tuple(prefixes)
         self._filter = partial(
@@ -113,8 +113,8 @@ class MistralFilter:
         try:
             if self._admit is not None:
                 self._admit(environ)
-            places = () if strict or self._leave_out is None else partial(self._leave_out, environ, endpoint)
-            filtered = self._filter(read_body(environ, self._max_body), endpoint, strict=strict, leave_out=places)
+            learnt = () if self._learnt is None else partial(self._learnt, environ, endpoint)
+            filtered = self._filter(read_body(environ, self._max_body), endpoint, strict=strict, learnt=learnt)
         except MistralFilterError as error:
             refusal = error.detached()  # its traceback would hold the body
         except Exception as error:  # a defect of ours: nothing unfiltered goes on, and the client gets an answer

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Raw
 
 from mistral_filter.changes import Loss
-from mistral_filter.fields import NEUTRAL, WITHOUT_EFFECT, Value
+from mistral_filter.fields import EFFORTS, NEUTRAL, WITHOUT_EFFECT, Value
 from mistral_filter.parts import GONE, Object
 from mistral_filter.rawjson import NULL, as_number, as_text
 
-__all__ = ["UNKNOWN", "Repair", "note_drop", "note_rest", "repair_value"]
+__all__ = ["UNKNOWN", "Repair", "nearest_effort", "note_drop", "note_rest", "reason_and_loss", "repair_value"]
 
 UNKNOWN = "Mistral does not know the field"
 
@@ -35,20 +35,29 @@ _SHORT = 64
 
 
 def note_drop(part: Object, name: str, value: object, why: str = UNKNOWN) -> None:
-    """Notes that the field *name* of *part* with this *value* is left out, *why*, and what that loses.
-
-    The caller takes it out. A null, a neutral value and a field without effect lose nothing.
-    """
-    loss: Loss = "none"
-    if value == NULL:
-        reason = f"{why}, and null says nothing"
-    elif name in WITHOUT_EFFECT:
-        reason = f"{why}: {WITHOUT_EFFECT[name]}"
-    elif _is_neutral(name, value):
-        reason = f"{why}, and this value changes nothing"
-    else:
-        reason, loss = why, "lost"
+    """Notes that the field *name* of *part* with this *value* is left out, *why*, and what that loses; the caller does it."""
+    reason, loss = reason_and_loss(name, value, why)
     part.note("drop", part.at(name), reason, loss)
+
+
+def reason_and_loss(name: str, value: object, why: str) -> tuple[str, Loss]:
+    """Why the field *name* with this *value* is left out, and what that loses: nothing for a null, a neutral value and a field
+    without effect."""
+    if value == NULL:
+        return f"{why}, and null says nothing", "none"
+    if name in WITHOUT_EFFECT:
+        return f"{why}: {WITHOUT_EFFECT[name]}", "none"
+    if _is_neutral(name, value):
+        return f"{why}, and this value changes nothing", "none"
+    return why, "lost"
+
+
+def nearest_effort(word: str | None, among: Sequence[str]) -> str | None:
+    """The word of *among* that is nearest to *word*, all of EFFORTS; of two equally near ones the greater. None: it has none."""
+    if word not in EFFORTS or not among:
+        return None
+    place = EFFORTS.index(word)
+    return min(among, key=lambda other: (abs(EFFORTS.index(other) - place), -EFFORTS.index(other)))
 
 
 def _is_neutral(name: str, value: object) -> bool:

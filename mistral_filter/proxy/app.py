@@ -11,13 +11,14 @@ from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
 
 from mistral_filter.errors import MistralFilterError, from_status
+from mistral_filter.filtering import Learnt
 from mistral_filter.flask import FilterRefusal, init_app
 from mistral_filter.paths import locate
 from mistral_filter.proxy.budget import Budget
 from mistral_filter.proxy.call import Calls, Timeouts, call_of
 from mistral_filter.proxy.cors import EXPOSED_HEADERS, origin_patterns
 from mistral_filter.proxy.forward import Forwarder, credentials_of
-from mistral_filter.proxy.learning import Learned, Place
+from mistral_filter.proxy.learning import Learned
 from mistral_filter.proxy.logs import Record, RequestLog, configure
 from mistral_filter.proxy.metrics import create_metrics
 from mistral_filter.proxy.page import create_page
@@ -62,7 +63,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = _Synchronous("mistral_filter", static_folder=None)
     app.url_map.merge_slashes = False  # a redirected POST loses its body or its key
     learned = Learned() if settings.learn else None
-    forwarder = Forwarder(learned=learned, reasoning=settings.reasoning, heartbeat=settings.heartbeat)
+    forwarder = Forwarder(learned=learned, reasoning=settings.reasoning, heartbeat=settings.heartbeat, patience=settings.patience)
     app.register_blueprint(
         create_blueprint(upstreams, keys=keys, forwarder=forwarder, max_body=settings.max_body, filter_options=filter_options)
     )
@@ -94,7 +95,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         max_body=settings.max_body,
         prefixes=prefixes,
         admit=_admission(keys),
-        leave_out=None if learned is None else _memory(learned, prefixes),
+        learnt=None if learned is None else _memory(learned, prefixes),
         **filter_options,
     )
     observe = _serve_metrics(app) if settings.metrics else None
@@ -138,14 +139,14 @@ def _admission(keys: Mapping[str, ServerKey]) -> Callable[[WSGIEnvironment], Non
     return admit
 
 
-def _memory(learned: Learned, prefixes: tuple[str, ...]) -> Callable[[WSGIEnvironment, str, str | None], tuple[Place, ...]]:
+def _memory(learned: Learned, prefixes: tuple[str, ...]) -> Callable[[WSGIEnvironment, str, str | None], tuple[Learnt, ...]]:
     """What the caller's earlier refusals taught of the same upstream, endpoint and model."""
 
-    def places(environ: WSGIEnvironment, endpoint: str, model: str | None) -> tuple[Place, ...]:
+    def known(environ: WSGIEnvironment, endpoint: str, model: str | None) -> tuple[Learnt, ...]:
         target = locate(environ.get("PATH_INFO", ""), prefixes)
-        return () if target is None else learned.places(target.prefix, call_of(environ).credentials, model, endpoint)
+        return () if target is None else learned.known(target.prefix, call_of(environ).credentials, model, endpoint)
 
-    return places
+    return known
 
 
 def _preflight() -> Response | None:
