@@ -141,23 +141,25 @@ class Forwarder:
         """The answer to *content*, and its body where that has been read.
 
         A request that is refused for fields or options alone is sent once more without them, or with the nearest value; in strict
-        mode only where nothing is lost.
+        mode only where nothing is lost. A second refusal is passed on, and remembered too: Mistral names one option at a time.
         """
         assert target.endpoint is not None
         call, learned, model = call_of(environ), self._learned, environ["mistral_filter.facts"].model
-        reply, refusal = self._send_patiently(send, content, key, call)
-        if learned is None or reply.status not in _REFUSED:
-            return reply, refusal
-        refusal = whole_error(reply)
-        new = cured(content, curable(read(decoded(refusal, reply))), target.endpoint)
-        if environ.get("mistral_filter.strict") and any(change.loss == "lost" for change in new.changes):
-            return reply, refusal
-        if not new.changes:
-            return reply, refusal
-        learned.learn(target.prefix, caller, model, target.endpoint, new.learnt)
-        _report(environ, new.changes)
-        _log.warning("%s: refused, sent again: %s", target.endpoint, changes_text(new.changes))
-        return self._send_patiently(send, new.body, key, call)
+        for is_last in (False, True):
+            reply, refusal = self._send_patiently(send, content, key, call)
+            if learned is None or reply.status not in _REFUSED:
+                break
+            refusal = whole_error(reply)
+            new = cured(content, curable(read(decoded(refusal, reply))), target.endpoint)
+            if environ.get("mistral_filter.strict") and any(change.loss == "lost" for change in new.changes):
+                break
+            learned.learn(target.prefix, caller, model, target.endpoint, new.learnt)
+            if is_last or not new.changes:
+                break
+            _report(environ, new.changes)
+            _log.warning("%s: refused, sent again: %s", target.endpoint, changes_text(new.changes))
+            content = new.body
+        return reply, refusal
 
     def _send_patiently(self, send: Send, content: bytes, key: ServerKey, call: Call) -> tuple[Reply, bytes | None]:
         """The answer to *content*, and its body where that has been read: the last one, where a 429 was waited for."""

@@ -212,8 +212,8 @@ class Settings:
     patience: float = _setting(
         0.0,
         _seconds_or_none,
-        "seconds that a request may wait in all where Mistral answers 429: as long as the answer says, else 1 s, 2 s, 4 s …, then "
-        "it is sent again; `0` passes each 429 on; before the wait is over the client gets no byte",
+        "seconds that a request may wait in all where Mistral answers 429: as long as the answer says, else 1 s, 2 s, 4 s …, "
+        "then it is sent again; `0` passes each 429 on; before the wait is over the client gets no byte",
     )
     concurrency: int | None = _setting(
         1000, _count_or_off, "calls under way per worker; beyond it 503 with `Retry-After`; `off` sets no limit"
