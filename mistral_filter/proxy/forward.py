@@ -188,6 +188,8 @@ def credentials_of(environ: WSGIEnvironment) -> str | None:
         raise Unauthorized("The Authorization header is empty. Send your key as: Authorization: Bearer KEY.")
     if credentials is not None and not _AUTHORIZATION.fullmatch(credentials):
         raise BadRequest(code="bad_authorization")
+    if credentials is not None and " " not in credentials:
+        raise Unauthorized('The Authorization header lacks the word "Bearer". Send your key as: Authorization: Bearer KEY.')
     return credentials
 
 

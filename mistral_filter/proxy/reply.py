@@ -15,6 +15,7 @@ from mistral_filter.errors import ClientGone, NotFound, UpstreamError
 from mistral_filter.paths import Target
 from mistral_filter.proxy.answers import Plan, error_answer
 from mistral_filter.proxy.call import Call
+from mistral_filter.proxy.hints import NOT_OFFERED
 from mistral_filter.proxy.secret import Reply
 from mistral_filter.proxy.sockets import reset_on_close
 
@@ -22,12 +23,6 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 __all__ = ["decoded", "respond", "whole_error"]
-
-NOT_OFFERED = {
-    "/v1/responses": "This upstream does not offer /v1/responses. Let the client use chat completions: .chat(model) in the "
-    'AI SDK, set_default_openai_api("chat_completions") in openai-agents, use_responses_api=False in LangChain.',
-}
-"""Paths that not every upstream has (api.mistral.ai has them since 2026), and what to do when it answers 404."""
 
 REQUEST_ID = "mistral-correlation-id"
 """Mistral's name for what OpenAI's clients know as x-request-id."""
