@@ -25,6 +25,7 @@ from mistral_filter.changes import HEADER, as_header
 from mistral_filter.errors import BadRequest, BodyTooLarge, MistralFilterError, NotFound, UnsupportedEncoding
 from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS
 from mistral_filter.filtering import Learnt, filter_body
+from mistral_filter.framing import framing_of
 from mistral_filter.paths import locate
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ STRICT_HEADER = "Mistral-Filter-Strict"
 """A request with this header set to ``on`` is refused rather than losing something."""
 
 _PIECE = 131072
-_LENGTH_DIGITS = 18
 _MOST_READ_AWAY = 64 * 1024 * 1024
 
 _log = logging.getLogger("mistral_filter")
@@ -165,21 +165,16 @@ def read_body(environ: WSGIEnvironment, limit: int) -> bytes:
     a client that still writes would not see the answer.
     """
     source = environ["wsgi.input"]
-    length = environ.get("CONTENT_LENGTH") or ""
-    coding = environ.get("HTTP_TRANSFER_ENCODING", "").strip().lower()
-    if coding not in ("", "chunked"):
-        raise BadRequest(code="bad_transfer_encoding")
+    length, chunked = framing_of(environ)
     if environ.get("HTTP_CONTENT_ENCODING", "").strip().lower() not in ("", "identity"):
         _read_away(environ)
         raise UnsupportedEncoding
-    if length:
-        if not (length.isascii() and length.isdigit()):
-            raise BadRequest(code="bad_content_length")
-        if len(length) > _LENGTH_DIGITS or int(length) > limit:
+    if length is not None:
+        if length > limit:
             _read_away(environ)
             raise _too_large(limit)
-        wanted = int(length)
-    elif environ.get("wsgi.input_terminated") or coding:
+        wanted = length
+    elif environ.get("wsgi.input_terminated") or chunked:
         wanted = limit + 1
     else:
         return b""
@@ -192,9 +187,9 @@ def read_body(environ: WSGIEnvironment, limit: int) -> bytes:
         raise
     except Exception:  # every server has exceptions of its own for a broken chunked body
         raise BadRequest(code="body_cut_short") from None
-    if length and missing:
+    if length is not None and missing:
         raise BadRequest(f"The body was cut short: {wanted - missing} of {length} bytes came.", code="body_cut_short")
-    if not length and not missing:
+    if length is None and not missing:
         _read_away(environ)
         raise _too_large(limit)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)

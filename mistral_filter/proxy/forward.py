@@ -15,6 +15,7 @@ from flask import Response
 from mistral_filter import __version__
 from mistral_filter.changes import Change
 from mistral_filter.errors import BadRequest, MistralFilterError, Unauthorized
+from mistral_filter.framing import MAX_LENGTH, framing_of
 from mistral_filter.paths import Target
 from mistral_filter.proxy import sockets
 from mistral_filter.proxy.answers import Plan, plan
@@ -49,7 +50,6 @@ _AUTHORIZATION = re.compile(r"[\x21-\x2b\x2d-\x7e]+( [\x21-\x2b\x2d-\x7e]+)*")
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _UPLOAD_METHODS = ("POST", "PUT", "PATCH")
 _PIECE = 65536
-_DIGITS = 18
 
 _log = logging.getLogger("mistral_filter")
 
@@ -225,13 +225,11 @@ def _upload(environ: WSGIEnvironment, call: Call) -> tuple[bytes | Iterator[byte
     """The body of a request that is not the filter's to judge, and its length: streamed, never held in memory."""
     if environ["REQUEST_METHOD"] not in _UPLOAD_METHODS:
         return None, None
-    declared = environ.get("CONTENT_LENGTH") or ""
-    coding = environ.get("HTTP_TRANSFER_ENCODING", "").strip().lower()
-    if coding not in ("", "chunked"):
-        raise BadRequest(code="bad_transfer_encoding")
-    if declared and not (declared.isascii() and declared.isdigit() and len(declared) <= _DIGITS):
+    length, chunked = framing_of(environ)
+    if length == MAX_LENGTH:
         raise BadRequest(code="bad_content_length")
-    length = int(declared) if declared else None if coding else 0
+    if length is None and not chunked:
+        length = 0
     if length == 0:
         return b"", 0
     if call.body is not None:
