@@ -2,8 +2,9 @@
 
 Sources: the official SDK ``mistralai`` 3.7.0 (read 2026-11-23) for names and nullability, Mistral's OpenAPI document of
 2026-08-21 for ranges and for the three tool types that only it lists (web_search, web_search_premium, code_interpreter),
-``mistral-common`` 1.13.1 for ``CHUNKS_BY_ROLE``, TOOL_CALL_ID and FUNCTION_NAME. ``make drift`` compares the names with the
-newest SDK. Mistral refuses a key that a strict object does not list: 422 ``extra_forbidden``.
+``mistral-common`` 1.13.1 for ``CHUNKS_BY_ROLE``, TOOL_CALL_ID and FUNCTION_NAME. What depends on the model has its sources
+beside it. ``make drift`` compares names and words with the newest SDK. Mistral refuses a key that a strict object does not list:
+422 ``extra_forbidden``.
 
 A table is a tree of four kinds of node. A JSON value of a kind that its node does not describe (a string where an
 ``Array`` stands, say) is never judged: the API explains that better than a filter can.
@@ -17,6 +18,7 @@ from typing import NamedTuple
 __all__ = [
     "CHAT_FIELDS",
     "CHUNKS_BY_ROLE",
+    "DIMENSIONS",
     "EFFORTS",
     "ENDPOINTS",
     "FUNCTION_NAME",
@@ -24,12 +26,14 @@ __all__ = [
     "MESSAGES",
     "MODEL_OPTIONS",
     "NEUTRAL",
+    "REASONING",
     "SET",
     "TOOL_CALL_ID",
     "WITHOUT_EFFECT",
     "Array",
     "Node",
     "Object",
+    "Reasoning",
     "Tagged",
     "Value",
 ]
@@ -56,6 +60,8 @@ class Object(NamedTuple):
     fields: Mapping[str, Node]
     required: tuple[str, ...] = ()
     null: bool = True
+    choices: tuple[str, ...] = ()
+    """The strings accepted in place of the object."""
 
 
 class Array(NamedTuple):
@@ -137,10 +143,11 @@ CHUNKS_BY_ROLE: Mapping[str, frozenset[str]] = {
     "system": frozenset(("text", "thinking")),
     "user": frozenset(_CHUNK.variants) - {"thinking"},
     "assistant": frozenset(("text", "thinking", "reference")),
-    "tool": frozenset(("text",)),
+    "tool": frozenset(("text", "image_url")),
 }
 """The chunk types that a message of each role may hold. mistral-common 1.13.1: ``_allowed_content_chunks``, and for tools
-``_validate_tool_content_chunks`` of all models before tokenizer v15. ``reference``, which it does not know, is what answers
+``_validate_tool_content_chunks`` of all models before tokenizer v15; an image in a tool's message is taken nevertheless (16
+recorded 200s, 2025-08 to 2026-06). ``reference``, which it does not know, is what answers
 with citations hold (OpenAPI 2026-08-21, AssistantMessage) and what clients feed back."""
 
 _MESSAGE = Tagged(
@@ -217,108 +224,63 @@ _RESPONSE_FORMAT_FIELDS: Mapping[str, Node] = {
     "json_schema": Object({"name": SET, "description": KEEP, "schema": SET, "strict": SET}, required=("name", "schema")),
 }
 
-# ---------------------------------------------------------------------------------------------------------------- endpoints
-
-_SAMPLING: Mapping[str, Node] = {
-    "temperature": Value(low=0, high=1.5),
-    "top_p": Value(above=0, high=1),
-}
-_COMPLETION: Mapping[str, Node] = {
-    "max_tokens": Value(low=0),
-    "min_tokens": Value(low=0),
-    "stream": SET,
-    "stop": KEEP,
-    "random_seed": Value(low=0),
-    "metadata": KEEP,
-    "prompt_cache_key": KEEP,
-}
-_CONVERSATION: Mapping[str, Node] = {
-    **_COMPLETION,
-    "messages": MESSAGES,
-    "response_format": Object(_RESPONSE_FORMAT_FIELDS, null=False),
-    "tools": Array(_TOOL),
-    "tool_choice": Object(
-        {"type": SET, "function": Object({"name": SET}, required=("name",), null=False)}, required=("function",), null=False
-    ),
-    "presence_penalty": Value(low=-2, high=2),
-    "frequency_penalty": Value(low=-2, high=2),
-    "repetition_penalty": KEEP,
-    "top_k": KEEP,
-    "logprobs": KEEP,
-    "top_logprobs": KEEP,
-    "prompt_logprobs": KEEP,
-    "top_prompt_logprobs": KEEP,
-    "n": Value(low=1),
-    "prediction": Object({"type": SET, "content": SET}, null=False),
-    "parallel_tool_calls": SET,
-    "reasoning_effort": Value(choices=("none", "minimal", "low", "medium", "high", "xhigh")),
-    "prompt_mode": Value(choices=("reasoning",)),
-    "guardrails": KEEP,
-    "service_tier": Value(choices=("auto", "standard_only")),
-}
-_CLASSIFICATION = Object({"model": SET, "input": SET, "metadata": KEEP}, required=("model", "input"))
-_CHAT = Object(
-    {"model": SET, **_SAMPLING, **_CONVERSATION, "safe_prompt": SET},
-    required=("model", "messages"),
-)
-
-ENDPOINTS: Mapping[str, Object] = {
-    "chat": _CHAT,
-    "agents": Object({**_CONVERSATION, "agent_id": SET}, required=("messages", "agent_id")),
-    "fim": Object({"model": SET, "prompt": SET, "suffix": KEEP, **_SAMPLING, **_COMPLETION}, required=("model", "prompt")),
-    "embeddings": Object(
-        {
-            "model": SET,
-            "input": SET,
-            "metadata": KEEP,
-            "output_dimension": Value(above=0),
-            "output_dtype": Value(null=False, choices=("float", "int8", "uint8", "binary", "ubinary")),
-            "encoding_format": Value(null=False, choices=("float", "base64")),
-        },
-        required=("model", "input"),
-    ),
-    "moderations": _CLASSIFICATION,
-    "classifications": _CLASSIFICATION,
-    "chat/moderations": Object({"model": SET, "input": MESSAGES}, required=("model", "input")),
-    "chat/classifications": Object(
-        {"model": SET, "input": Object({"messages": MESSAGES}, required=("messages",), null=False)}, required=("model", "input")
-    ),
-    "ocr": Object(
-        {
-            "model": KEEP,
-            "document": Tagged("type", {"document_url": _DOCUMENT_URL, "image_url": _IMAGE_URL, "file": _FILE}),
-            "pages": KEEP,
-            "include_image_base64": KEEP,
-            "image_limit": KEEP,
-            "image_min_size": KEEP,
-            "bbox_annotation_format": Object(_RESPONSE_FORMAT_FIELDS),
-            "document_annotation_format": Object(_RESPONSE_FORMAT_FIELDS),
-            "document_annotation_prompt": KEEP,
-            "table_format": Value(choices=("markdown", "html")),
-            "extract_header": SET,
-            "extract_footer": SET,
-            "include_blocks": SET,
-            "confidence_scores_granularity": Value(choices=("word", "page", "block")),
-        },
-        required=("model", "document"),
-    ),
-}
-"""The object that each endpoint accepts; the endpoint's name is its path without /v1 and without a last /completions."""
-
-_CLASSIC = (
-    "model messages temperature top_p max_tokens min_tokens stream stop random_seed response_format tools tool_choice safe_prompt"
-).split()
-
-CHAT_FIELDS: Mapping[str, Object] = {
-    "classic": Object({name: _CHAT.fields[name] for name in _CLASSIC}, required=_CHAT.required),
-    "current": _CHAT,
-}
-"""The two lists for chat/completions: the thirteen fields of the Cloudflare Worker that started this, and all of today's."""
-
 # ------------------------------------------------------------------------------------------------------------------- models
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 """The words for how much a model shall reason, from the least to the most (mistralai 3.7.0, mistral-common 1.13.1)."""
+
+
+class Reasoning(NamedTuple):
+    """What is known of how some models reason."""
+
+    names: tuple[str, ...]
+    """Their names; ``*`` stands for any characters."""
+    since: int = 0
+    """Of these names, only those that end in this date or a later one, year and month: 2603 is March 2026."""
+    before: int = 0
+    """Of these names, only those that end in an earlier date."""
+    reads: bool = True
+    """Whether they reason, and take their earlier reasoning back."""
+    efforts: tuple[str, ...] | None = None
+    """The words of EFFORTS that they take; (): they refuse the field; None: not known."""
+
+    def includes(self, date: int | None) -> bool:
+        """Whether a name that ends in *date* is meant; None: it ends in none."""
+        if not self.since and not self.before:
+            return True
+        return date is not None and date >= max(self.since, _FIRST_DATE) and (not self.before or date < self.before)
+
+
+_FIRST_DATE = 2301
+"""Mistral's first model is of 2023; a smaller number is no date."""
+_SWITCH = ("none", "high")
+
+REASONING: tuple[Reasoning, ...] = (
+    Reasoning(("magistral*",), efforts=()),
+    Reasoning(("zai-glm-5-3",), efforts=("low", "high", "max")),
+    Reasoning(("zai-glm*", "mistral-large-4*")),
+    Reasoning(("mistral-small-latest", "mistral-small-2603"), efforts=_SWITCH),
+    Reasoning(("mistral-medium-latest", "mistral-medium-3-5", "mistral-medium-2604"), efforts=_SWITCH),
+    Reasoning(("mistral-small-*",), since=2603),
+    Reasoning(("mistral-medium-*",), since=2604),
+    Reasoning(
+        ("mistral-*", "ministral-*", "codestral-*", "devstral-*", "open-*", "pixtral-*", "voxtral-*"),
+        before=2603,
+        reads=False,
+        efforts=(),
+    ),
+)
+"""The first entry that fits a name counts; of other names nothing is known, and their effort is left as it is.
+
+Which models reason and want their reasoning back: Mistral's documentation of 2026-11, its example ``reasoning_multi_turn``
+(client-ts 2.2.5), recorded 200s with thinking chunks (magistral in 2025, mistral-small-latest in 2026-08). The efforts: the
+API's 400 code 3051, which names them (mozilla-ai/any-llm#1241 of 2026-08, anomalyco/models.dev#7334 of 2026-09).
+mistral-medium-latest is 2604 (2026-11). Models with a tokenizer before v15, which came with mistral-small-2603, refuse the
+field (mistral-common 1.13.1, ``MistralRequestValidator``); those are magistral and what has an earlier date."""
+
+DIMENSIONS: Mapping[str, int] = {"mistral-embed": 1024, "mistral-embed-2312": 1024}
+"""How many numbers an embedding has, for models that refuse ``output_dimension`` (plastic-labs/honcho#772 of 2026-06 and three
+more code bases that leave it out; codestral-embed takes it)."""
 
 _EFFORT = (("reasoning_effort",), ("reasoning", "effort"))
 
@@ -386,3 +348,104 @@ NEUTRAL: Mapping[str, tuple[bytes, ...]] = {
 """Values that say what happens without the field: dropping them loses nothing. Sources: OpenAI's, Mistral's and OpenRouter's
 references of 2026-11 (``include_reasoning``, and ``exclude`` in ``reasoning``, are OpenRouter's), Anthropic's for ``thinking``.
 ``reasoning_effort`` is not among them: without it Mistral's models do not reason, and OpenAI's do."""
+
+# ---------------------------------------------------------------------------------------------------------------- endpoints
+
+_SAMPLING: Mapping[str, Node] = {
+    "temperature": Value(low=0, high=1.5),
+    "top_p": Value(above=0, high=1),
+}
+_COMPLETION: Mapping[str, Node] = {
+    "max_tokens": Value(low=0),
+    "min_tokens": Value(low=0),
+    "stream": SET,
+    "stop": KEEP,
+    "random_seed": Value(low=0),
+    "metadata": KEEP,
+    "prompt_cache_key": KEEP,
+}
+_CONVERSATION: Mapping[str, Node] = {
+    **_COMPLETION,
+    "messages": MESSAGES,
+    "response_format": Object(_RESPONSE_FORMAT_FIELDS, null=False),
+    "tools": Array(_TOOL),
+    "tool_choice": Object(
+        {"type": SET, "function": Object({"name": SET}, required=("name",), null=False)},
+        required=("function",),
+        null=False,
+        choices=("auto", "none", "any", "required"),
+    ),
+    "presence_penalty": Value(low=-2, high=2),
+    "frequency_penalty": Value(low=-2, high=2),
+    "repetition_penalty": KEEP,
+    "top_k": KEEP,
+    "logprobs": KEEP,
+    "top_logprobs": KEEP,
+    "prompt_logprobs": KEEP,
+    "top_prompt_logprobs": KEEP,
+    "n": Value(low=1),
+    "prediction": Object({"type": SET, "content": SET}, null=False),
+    "parallel_tool_calls": SET,
+    "reasoning_effort": Value(choices=EFFORTS),
+    "prompt_mode": Value(choices=("reasoning",)),
+    "guardrails": KEEP,
+    "service_tier": Value(choices=("auto", "standard_only")),
+}
+_CLASSIFICATION = Object({"model": SET, "input": SET, "metadata": KEEP}, required=("model", "input"))
+_CHAT = Object(
+    {"model": SET, **_SAMPLING, **_CONVERSATION, "safe_prompt": SET},
+    required=("model", "messages"),
+)
+
+ENDPOINTS: Mapping[str, Object] = {
+    "chat": _CHAT,
+    "agents": Object({**_CONVERSATION, "agent_id": SET}, required=("messages", "agent_id")),
+    "fim": Object({"model": SET, "prompt": SET, "suffix": KEEP, **_SAMPLING, **_COMPLETION}, required=("model", "prompt")),
+    "embeddings": Object(
+        {
+            "model": SET,
+            "input": SET,
+            "metadata": KEEP,
+            "output_dimension": Value(above=0),
+            "output_dtype": Value(null=False, choices=("float", "int8", "uint8", "binary", "ubinary")),
+            "encoding_format": Value(null=False, choices=("float", "base64")),
+        },
+        required=("model", "input"),
+    ),
+    "moderations": _CLASSIFICATION,
+    "classifications": _CLASSIFICATION,
+    "chat/moderations": Object({"model": SET, "input": MESSAGES}, required=("model", "input")),
+    "chat/classifications": Object(
+        {"model": SET, "input": Object({"messages": MESSAGES}, required=("messages",), null=False)}, required=("model", "input")
+    ),
+    "ocr": Object(
+        {
+            "model": KEEP,
+            "document": Tagged("type", {"document_url": _DOCUMENT_URL, "image_url": _IMAGE_URL, "file": _FILE}),
+            "pages": KEEP,
+            "include_image_base64": KEEP,
+            "image_limit": KEEP,
+            "image_min_size": KEEP,
+            "bbox_annotation_format": Object(_RESPONSE_FORMAT_FIELDS),
+            "document_annotation_format": Object(_RESPONSE_FORMAT_FIELDS),
+            "document_annotation_prompt": KEEP,
+            "table_format": Value(choices=("markdown", "html")),
+            "extract_header": SET,
+            "extract_footer": SET,
+            "include_blocks": SET,
+            "confidence_scores_granularity": Value(choices=("word", "page", "block")),
+        },
+        required=("model", "document"),
+    ),
+}
+"""The object that each endpoint accepts; the endpoint's name is its path without /v1 and without a last /completions."""
+
+_CLASSIC = (
+    "model messages temperature top_p max_tokens min_tokens stream stop random_seed response_format tools tool_choice safe_prompt"
+).split()
+
+CHAT_FIELDS: Mapping[str, Object] = {
+    "classic": Object({name: _CHAT.fields[name] for name in _CLASSIC}, required=_CHAT.required),
+    "current": _CHAT,
+}
+"""The two lists for chat/completions: the thirteen fields of the Cloudflare Worker that started this, and all of today's."""

@@ -9,8 +9,9 @@ from typing import NamedTuple
 from msgspec import Raw
 
 from mistral_filter import fields
-from mistral_filter.dialect.values import UNKNOWN, nearest_effort, note_drop, repair_value
+from mistral_filter.dialect.values import UNKNOWN, note_drop, repair_value
 from mistral_filter.fields import KEEP, SET, Value
+from mistral_filter.models import nearest_word
 from mistral_filter.parts import GONE, Array, Object, Part
 from mistral_filter.plain import is_plain
 from mistral_filter.rawjson import NULL
@@ -163,5 +164,5 @@ def _apply(learnt: Learnt, part: Part, location: Location) -> None:
                 _apply(learnt, child, rest)
         elif not learnt.values:
             note_drop(part, step, part.fields.pop(step), learnt.reason)
-        elif (nearest := nearest_effort(part.text(step), learnt.values)) is not None and nearest != part.text(step):
+        elif (nearest := nearest_word(part.text(step), learnt.values)) is not None and nearest != part.text(step):
             part.set(step, nearest, learnt.reason, "approximate")

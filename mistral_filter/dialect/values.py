@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Raw
 
 from mistral_filter.changes import Loss
-from mistral_filter.fields import EFFORTS, NEUTRAL, WITHOUT_EFFECT, Value
+from mistral_filter.fields import NEUTRAL, WITHOUT_EFFECT, Value
 from mistral_filter.parts import GONE, Object
 from mistral_filter.rawjson import NULL, as_number, as_text
 
-__all__ = ["UNKNOWN", "Repair", "nearest_effort", "note_drop", "note_rest", "reason_and_loss", "repair_value"]
+__all__ = ["UNKNOWN", "Repair", "note_drop", "note_rest", "reason_and_loss", "repair_value"]
 
 UNKNOWN = "Mistral does not know the field"
 
@@ -21,7 +21,6 @@ _NEAREST_TOP_P = 0.0001
 """top_p must be above 0 (OpenAPI 2026-08-21); what OpenAI clients mean by 0 is the smallest nucleus."""
 
 _NEAREST: dict[tuple[str, str], tuple[str, Loss]] = {
-    ("reasoning_effort", "max"): ("xhigh", "approximate"),
     ("service_tier", "default"): ("standard_only", "none"),
     ("detail", "original"): ("high", "approximate"),
 }
@@ -50,14 +49,6 @@ def reason_and_loss(name: str, value: object, why: str) -> tuple[str, Loss]:
     if _is_neutral(name, value):
         return f"{why}, and this value changes nothing", "none"
     return why, "lost"
-
-
-def nearest_effort(word: str | None, among: Sequence[str]) -> str | None:
-    """The word of *among* that is nearest to *word*, all of EFFORTS; of two equally near ones the greater. None: it has none."""
-    if word not in EFFORTS or not among:
-        return None
-    place = EFFORTS.index(word)
-    return min(among, key=lambda other: (abs(EFFORTS.index(other) - place), -EFFORTS.index(other)))
 
 
 def _is_neutral(name: str, value: object) -> bool:

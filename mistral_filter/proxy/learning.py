@@ -15,9 +15,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from mistral_filter.changes import Change
-from mistral_filter.dialect.values import nearest_effort, reason_and_loss
+from mistral_filter.dialect.values import reason_and_loss
 from mistral_filter.fields import ENDPOINTS, Array, Node, Object, Tagged
 from mistral_filter.filtering import Learnt
+from mistral_filter.models import nearest_word
 from mistral_filter.parsing import parse_with_surrogates
 from mistral_filter.parts import encode
 from mistral_filter.proxy.violations import NOT_ENABLED, Violation
@@ -147,7 +148,7 @@ def cured(body: bytes, violations: Iterable[Violation], endpoint: str = "chat") 
     changes, learnt = [], []
     for path, (node, key, violation) in found.items():
         of_model = violation.kind == NOT_ENABLED
-        nearest = nearest_effort(as_text(node[key]), violation.values)
+        nearest = nearest_word(as_text(node[key]), violation.values)
         if nearest is not None and nearest == as_text(node[key]):
             return Cured(body)  # what was sent is among the values that are said to be taken
         if nearest is None:
