@@ -93,13 +93,12 @@ def _by_key(calls: list[_Call]) -> dict[_Key, list[_Call]]:
     """The *calls* that each key fits, the first one last."""
     found: dict[_Key, list[_Call]] = {}
     for call in reversed(calls):
-        for key in _keys(call):
+        for key in (_ANY, *_keys(call)):
             found.setdefault(key, []).append(call)
     return found
 
 
 def _keys(call: _Call) -> Iterator[_Key]:
-    yield _ANY
     if call.sent is not None:
         yield "id", call.sent
     if call.name is not None:
@@ -188,19 +187,15 @@ class Calls:
         return turn
 
     def _answered(self, sent: str | None, name: str | None) -> tuple[Turn | None, str | None]:
-        """The turn and the id of the call that a result answers: by its id; without one by its name, else the latest."""
-        keys: list[_Key] = [_ANY]
-        if sent is not None:
-            keys = [("id", sent)]
-        elif name is not None:
-            keys = [("name", name), _ANY]
-        for key in keys:
-            turns = self._turns.get(key, [])
-            while turns:
-                if (id := turns[-1].answer(key)) is not None:
-                    return turns[-1], id
-                turns.pop()
-        return None, None
+        """The turn and the id of the call that a result answers: by its id; without one by its name, else in the latest turn."""
+        key: _Key = ("id", sent) if sent is not None else ("name", name or "")
+        turns = self._turns.get(key, [])
+        while turns:
+            if (id := turns[-1].answer(key)) is not None:
+                return turns[-1], id
+            turns.pop()
+        id = self._turn.answer(_ANY) if sent is None else None
+        return (None, None) if id is None else (self._turn, id)
 
     def _fit(self, key: str) -> str:
         """The id for *key*: itself where it fits and is free, else a hash of it; always the same one for the same key."""
