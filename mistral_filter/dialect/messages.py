@@ -14,7 +14,8 @@ from msgspec import Raw
 
 from mistral_filter.changes import Loss
 from mistral_filter.dialect.calls import Calls, Turn
-from mistral_filter.dialect.chunks import holds_thoughts, translate_content
+from mistral_filter.dialect.chunks import translate_content
+from mistral_filter.dialect.thoughts import fed_back, put_first
 from mistral_filter.fields import CHUNKS_BY_ROLE
 from mistral_filter.judge import Judge
 from mistral_filter.parts import Array, Object, Part
@@ -22,9 +23,6 @@ from mistral_filter.rawjson import NULL, Node, first_byte
 from mistral_filter.toolnames import ToolNames
 
 __all__ = ["Conversation", "request_for_more"]
-
-_THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
-"""What clients call the reasoning that an earlier answer came with."""
 
 _BRIDGE = "Understood."
 """An assistant message may not be empty (mistral-common 1.13.1); this is the least it can say."""
@@ -37,7 +35,6 @@ _FORCING = ("any", "required")
 """Words of ``tool_choice`` that leave no choice (``ToolChoiceEnum`` in mistralai 3.7.0)."""
 
 _FALSE = Raw(b"false")
-_NOT_READ = "the model does not read earlier reasoning"
 
 
 def request_for_more(body: Object, accepted: Container[str]) -> str | None:
@@ -90,14 +87,16 @@ class Conversation:
 
     def _translate(self, message: Object, role: str, judge: Judge) -> list[Object]:
         """Translates what *message* holds. Returns the chunks that may not stand in it but in a user's message."""
-        thought: str | None = None
+        thought = None
         attachments: list[Object] = []
         if role == "assistant":
-            thought = _fed_back(message, reads_reasoning=self._reads_reasoning)
+            if message.text("refusal") and _is_empty(message):
+                message.rename("refusal", "content", "the answer was this refusal")
+            thought = fed_back(message, reads=self._reads_reasoning)
         if role in CHUNKS_BY_ROLE and first_byte(message.fields.get("content")) != 0x22:
             attachments = translate_content(message, role, judge, reads_reasoning=self._reads_reasoning, by_role=self._ordered)
         if thought is not None:
-            _put_first(message, thought)
+            put_first(message, thought)
         return attachments
 
 
@@ -215,42 +214,6 @@ class _Order:
     def _insert(self, out: list[Any], message: Node, why: str, loss: Loss) -> None:
         self._messages.note("insert", self._messages.at(len(out)), f"a message of role {message['role']} {why}", loss)
         out.append(message)
-
-
-def _fed_back(message: Object, *, reads_reasoning: bool) -> str | None:
-    """What clients feed back of an earlier answer, beside what the lists drop anyway.
-
-    Returns the key of the reasoning that the content is to begin with, if there is any.
-    """
-    if message.text("refusal") and _is_empty(message):
-        message.rename("refusal", "content", "the answer was this refusal")
-    given = [name for name in _THOUGHTS if name in message.fields]
-    if not given:
-        return None
-    reason, thought = _NOT_READ, None
-    used = next((name for name in given if message.text(name)), None) if reads_reasoning else None
-    if used is not None:
-        reason = "the content holds the reasoning"
-        content = message.array("content")
-        if content is None or not holds_thoughts(content):
-            thought = used
-            given.remove(used)
-    for name in given:
-        message.drop(name, reason)
-    return thought
-
-
-def _put_first(message: Object, thought: str) -> None:
-    """Puts earlier reasoning, which is under the key *thought*, before the rest of an answer."""
-    content = message.array("content")
-    (content or message).note("rename", message.at(thought), "Mistral's form of reasoning", to="content")
-    chunk = {"type": "thinking", "thinking": [{"type": "text", "text": message.fields.pop(thought)}]}
-    if content is not None:
-        content.first.append(chunk)
-    elif message.text("content"):
-        message.fields["content"] = [chunk, {"type": "text", "text": message.fields["content"]}]
-    else:
-        message.fields["content"] = [chunk]
 
 
 def _is_prefix(message: Object) -> bool:

@@ -21,13 +21,12 @@ _NEAREST_TOP_P = 0.0001
 """top_p must be above 0 (OpenAPI 2026-08-21); what OpenAI clients mean by 0 is the smallest nucleus."""
 
 _NEAREST: dict[tuple[str, str], tuple[str, Loss]] = {
-    ("reasoning_effort", "max"): ("xhigh", "approximate"),
     ("service_tier", "default"): ("standard_only", "none"),
     ("detail", "original"): ("high", "approximate"),
 }
 """(field, OpenAI's word): Mistral's nearest word. Source of both lists: the OpenAPI documents of 2026-08."""
 
-_HAS_DEFAULT = frozenset(("service_tier", "detail"))
+_HAS_DEFAULT = frozenset(("service_tier", "detail", "status", "phase"))
 """Fields whose unknown words may go, because the default is what comes nearest. Others are left for the API to explain."""
 
 _SHORT = 64

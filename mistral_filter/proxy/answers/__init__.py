@@ -9,6 +9,7 @@ Pure functions on bytes. ``plan`` decides from the request alone what an answer 
 ``embeddings``  numbers as base64
 ``names``       the client's own names of its tools
 ``events``      server-sent events: cutting a stream into them and putting it together again
+``responses``   the error event of the Responses API
 ``reading``     JSON of which only the visited levels are decoded
 =============== ==================================================================================
 """
@@ -20,12 +21,14 @@ from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
+from mistral_filter.errors import MistralFilterError
 from mistral_filter.proxy.answers.chat import Chunks, is_plain, of_whole
 from mistral_filter.proxy.answers.embeddings import with_base64
 from mistral_filter.proxy.answers.errors import error_answer
 from mistral_filter.proxy.answers.events import rewrite_events
 from mistral_filter.proxy.answers.names import with_own_names
 from mistral_filter.proxy.answers.reading import is_json, rewritten
+from mistral_filter.proxy.answers.responses import response_error
 from mistral_filter.toolnames import restore_tool_names
 
 __all__ = ["Plan", "error_answer", "plan"]
@@ -48,6 +51,8 @@ class Plan(NamedTuple):
     """Content lists in it become strings."""
     base64: bool = False
     """The answer is embeddings, and base64 was asked for."""
+    responses: bool = False
+    """The answer is one of the Responses API, whose streams have an event for errors."""
     tool_names: Mapping[str, str] = MappingProxyType({})
     """The names of tools that were replaced in the request, and the client's own: an answer has those again."""
 
@@ -87,6 +92,13 @@ class Plan(NamedTuple):
             chunks = rewrite_events(chunks, is_plain, lambda data: rewritten(data, stream.rewrite))
         return with_own_names(chunks, self.tool_names) if self.tool_names else chunks
 
+    def error_event(self, error: MistralFilterError, sequence_number: int = 0) -> bytes:
+        """The event for an *error* that ends a stream.
+
+        *sequence_number* is the number of an event that follows all that were sent; only the Responses API counts.
+        """
+        return response_error(error, sequence_number) if self.responses else b"data: " + error.body() + b"\n\n"
+
 
 def plan(
     endpoint: str | None,
@@ -102,6 +114,8 @@ def plan(
     string, reasoning in ``reasoning_content``) or ``"mistral"`` (content lists stay). Clients named in NATIVE get what Mistral
     sends, whatever *reasoning* says. *tool_names* are those of the request's facts.
     """
+    if endpoint == "responses":
+        return Plan(responses=True, tool_names=tool_names)
     if any(word.startswith(NATIVE) for word in user_agent.lower().split()):
         return Plan(tool_names=tool_names)
     if endpoint in _COMPLETIONS:
