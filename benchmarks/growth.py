@@ -59,6 +59,15 @@ def turns(count: int) -> str:
     return messages(numbered(one))(count)
 
 
+def results_at_the_end(count: int) -> str:
+    results = ",".join(RESULT.replace("#", str(n)) for n in range(count))
+    return f'{{"model":"m","messages":[{USER},{numbered(f"{CALLS}{CALL}]}},{USER}")(count)},{results}]}}'
+
+
+LEGACY = '{"role":"assistant","function_call":{"name":"f"}}'
+LEGACY_RESULT = '{"role":"function","name":"f"}'
+ONE_ID = CALL.replace("#", "1")
+
 ITEM = '{"type":"function_call","call_id":"c#","name":"f","arguments":"{}"}'
 UNKNOWN = '{"type":"x"}'
 TEXT = '{"role":"assistant","content":"x"}'
@@ -67,6 +76,13 @@ DONE = '{"type":"function_call_output","call_id":"c#","output":"r"}'
 KINDS: dict[str, Callable[[int], str]] = {
     "turns with tools": turns,
     "calls and results": calls_and_results,
+    "results at the end": results_at_the_end,
+    "calls without results": messages(numbered(f"{CALLS}{CALL}]}},{USER}")),
+    "calls with one id without results": messages(repeated(f"{CALLS}{ONE_ID},{ONE_ID}]}}")),
+    "results for one call": messages(repeated(RESULT.replace("#", "1")), f"{USER},{CALLS}{ONE_ID}]}},"),
+    "legacy results at the end": lambda count: messages(lambda n: f"{repeated(LEGACY)(n)},{repeated(LEGACY_RESULT)(n)}")(count),
+    "names of tools": field("tools", numbered('{"type":"function","function":{"name":"a.#","parameters":{}}}')),
+    "names of calls": one_message(CALLS, numbered('{"function":{"name":"a.#"}}'), "]}"),
     "empty tool calls": one_message(CALLS, repeated("{}"), "]}"),
     "tool calls without ids": one_message(CALLS, repeated('{"function":{"name":"f"}}'), "]}"),
     "custom calls": one_message(CALLS, repeated('{"type":"custom","custom":{}}'), "]}"),

@@ -6,26 +6,32 @@ came in, and write back only what changed. Translations (``mistral_filter.dialec
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 from msgspec import Raw
 
 from mistral_filter.changes import Change
 from mistral_filter.dialect import effort, request, tools
-from mistral_filter.dialect.messages import Conversation
+from mistral_filter.dialect.messages import Conversation, request_for_more
+from mistral_filter.dialect.response_items import response_items
+from mistral_filter.dialect.response_request import response_request
 from mistral_filter.dialect.responses import responses_body
 from mistral_filter.dialect.thoughts import reads_reasoning
 from mistral_filter.document import Document
 from mistral_filter.errors import Refused, TooDeep
-from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, KEEP
+from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, KEEP, RESPONSES
 from mistral_filter.fields import Object as Table
 from mistral_filter.judge import Judge, Learnt
 from mistral_filter.models import aliases_of
 from mistral_filter.parsing import parse_with_surrogates
 from mistral_filter.parts import Array, Object, encode
+from mistral_filter.rawjson import encode as encode_text
 from mistral_filter.surrogates import Surrogates
+from mistral_filter.toolnames import ToolNames
 
 __all__ = ["BOM", "Facts", "Filtered", "Learnt", "accepted_names", "filter_body"]
 
@@ -45,6 +51,9 @@ class Facts(NamedTuple):
     """Whether the answer is asked for as a stream."""
     base64: bool = False
     """Whether embeddings are asked for as base64."""
+    tool_names: Mapping[str, str] = MappingProxyType({})
+    """The names of tools that were replaced, as they were sent, and the client's own: ``restore_tool_names`` puts those back into
+    an answer. At most ``toolnames.MOST``."""
 
 
 class Filtered(NamedTuple):
@@ -93,14 +102,16 @@ def filter_body(
         known = learnt(root.text("model")) if callable(learnt) else learnt
         known = [each for each in known if each.values or not strict]
         conversation = None
+        names = ToolNames()
         if translate:
             left_out = {each.location[0] for each in known if len(each.location) == 1 and not each.values}
-            reads = _translate(root, endpoint, lists.accepted.fields.keys() - left_out)
-            conversation = partial(_converse, endpoint in _CHAT_ENDPOINTS, reads, bridge)
+            stays = lists.accepted.fields.keys() - left_out
+            reads = _translate(root, endpoint, stays, names)
+            conversation = partial(_converse, root, endpoint, stays, reads, bridge, names)
         judge = Judge(repair=translate, learnt=known, conversation=conversation)
         judge.top(root, lists.accepted, lists.left_out)
         document.finish()
-        return _result(root, hidden, body, endpoint, strict=strict)
+        return _result(root, hidden, body, endpoint, names, strict=strict)
     except RecursionError:  # some interpreters give up before our own limit is seen
         raise TooDeep from None
 
@@ -111,14 +122,14 @@ def _resolve_alias(root: Object, models: Mapping[str, str]) -> None:
         root.set("model", model, "the setting models gives this name another model", to=model)
 
 
-def _translate(root: Object, endpoint: str, names: Collection[str]) -> bool:
+def _translate(root: Object, endpoint: str, names: Collection[str], tool_names: ToolNames) -> bool:
     """All rules above the messages, which are translated when the judge comes to them. *names* are the fields that stay.
 
     Returns whether the messages may hold earlier reasoning.
     """
     reasons = reads = False
+    model = root.text("model") if "model" in names else None
     if endpoint in _CHAT_ENDPOINTS:
-        model = root.text("model") if "model" in names else None
         effort.rename_effort(root)
         if "reasoning_effort" in names:
             effort.nearest_effort(root, "reasoning_effort", model)
@@ -131,9 +142,19 @@ def _translate(root: Object, endpoint: str, names: Collection[str]) -> bool:
         if "tools" in names:
             tools.tools(root)
             tools.tool_choice(root)
+            tool_names.tools(root)
         if "prediction" in names:
             request.prediction(root)
         request.response_format(root)
+    elif endpoint in RESPONSES:
+        response_request(root, endpoint, names)
+        if "tools" in names:
+            tool_names.tools(root)
+        reasoning = root.object("reasoning") if "reasoning" in names else None
+        if reasoning is not None:
+            effort.nearest_effort(reasoning, "effort", model)
+            reasons = effort.asks_for_effort(reasoning, "effort")
+        reads = reads_reasoning(model, asked=reasons)
     elif endpoint == "embeddings":
         request.embedding_input(root)
         request.embedding_dimension(root)
@@ -146,16 +167,32 @@ def _translate(root: Object, endpoint: str, names: Collection[str]) -> bool:
     return reads
 
 
-def _converse(ordered: bool, reads: bool, bridge: bool, messages: Array, judge: Judge) -> None:
-    Conversation(ordered=ordered, reads_reasoning=reads, bridge=bridge)(messages, judge)
+def _converse(
+    root: Object,
+    endpoint: str,
+    accepted: Collection[str],
+    reads: bool,
+    bridge: bool,
+    names: ToolNames,
+    messages: Array,
+    judge: Judge,
+) -> None:
+    if endpoint in RESPONSES:
+        response_items(messages, judge, reads_reasoning=reads, names=names)
+        return
+    ordered = endpoint in _CHAT_ENDPOINTS
+    more = request_for_more(root, accepted) if ordered else None
+    Conversation(ordered=ordered, reads_reasoning=reads, bridge=bridge, names=names, more=more)(messages, judge)
 
 
-def _result(root: Object, hidden: Surrogates | None, body: bytes, endpoint: str, *, strict: bool) -> Filtered:
+def _result(root: Object, hidden: Surrogates | None, body: bytes, endpoint: str, names: ToolNames, *, strict: bool) -> Filtered:
     changes = root.document.changes
     model = root.text("model")
+    tool_names = names.sent()
     if hidden:
         changes = [change._replace(path=hidden.restore_text(change.path)) for change in changes]
         model = None if model is None else hidden.restore_text(model)
+        tool_names = {sent: json.loads(hidden.restore(encode_text(name))) for sent, name in tool_names.items()}
     if strict and (lost := [change.path for change in changes if change.loss == "lost"]):
         raise Refused(
             f"Strict mode: Mistral has no counterpart for {', '.join(lost)}. Leave that out, or turn strict mode off.",
@@ -163,7 +200,7 @@ def _result(root: Object, hidden: Surrogates | None, body: bytes, endpoint: str,
             code="strict",
         )
     base64 = endpoint == "embeddings" and root.text("encoding_format") == "base64"
-    facts = Facts(model, root.fields.get("stream") == _TRUE, base64)
+    facts = Facts(model, root.fields.get("stream") == _TRUE, base64, tool_names)
     if not root.position.edited and not changes:
         return Filtered(body, (), facts)
     out = encode(root.fields)

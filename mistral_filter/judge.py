@@ -67,7 +67,7 @@ class Judge:
         elsewhere = []
         for learnt in self._learnt:
             location = learnt.location
-            if table.fields.get(location[0]) is fields.MESSAGES and location[1:2] == ("*",):
+            if _is_conversation(table.fields.get(location[0])) and location[1:2] == ("*",):
                 if location[2:] and location[2:] not in _NEVER_LEFT_OUT:
                     self._of_messages.append(learnt._replace(location=location[2:]))
             elif location[1:] or location[0] not in table.required:
@@ -112,23 +112,25 @@ class Judge:
         elif isinstance(known, fields.Object):
             self.object(part, known)
 
-    def message(self, message: Object) -> None:
-        """Judges one message by its role."""
-        self.one(message, fields.MESSAGES.items)
+    def message(self, message: Object, known: fields.Node = fields.MESSAGES.items) -> None:
+        """Judges one message by its role, or one item of a Responses request by its table *known*."""
+        self.one(message, known)
+        required = known.required if isinstance(known, fields.Object) else ()
         for learnt in self._of_messages:
-            _apply(learnt, message, learnt.location)
+            if learnt.location[1:] or learnt.location[0] not in required:
+                _apply(learnt, message, learnt.location)
 
     def _inside(self, part: Object, name: str, known: fields.Node) -> None:
         value = part.fields[name]
-        if known is fields.MESSAGES and isinstance(value, Raw) and is_plain(value):
+        if _is_conversation(known) and isinstance(value, Raw) and is_plain(value):
             part.document.is_flat(value)
             return
         child = part.part(name)
         if isinstance(child, Array):
-            if known is fields.MESSAGES and self._conversation is not None:
+            if _is_conversation(known) and self._conversation is not None:
                 self._conversation(child, self)
-            elif known is fields.MESSAGES:
-                self._each_message(child)
+            elif isinstance(known, fields.Array) and _is_conversation(known):
+                self._each_message(child, known.items)
             elif not child.is_judged:
                 # a list where one object stands: its items are judged as that object (an image, an input, …)
                 self._items(child, known.items if isinstance(known, fields.Array) else known)
@@ -142,14 +144,19 @@ class Judge:
             elif isinstance(item, Array) and not inner:
                 self._items(item, known, inner=True)
 
-    def _each_message(self, messages: Array, *, inner: bool = False) -> None:
+    def _each_message(self, messages: Array, known: fields.Node, *, inner: bool = False) -> None:
         for index in range(len(messages.items)):
             message = messages.part(index)
             if isinstance(message, Object):
-                self.message(message)
+                self.message(message, known)
             elif isinstance(message, Array) and not inner:  # several conversations
-                self._each_message(message, inner=True)
+                self._each_message(message, known, inner=True)
             messages.close(index)
+
+
+def _is_conversation(known: fields.Node | None) -> bool:
+    """Whether a list is gone through item by item, each closed before the next one is opened."""
+    return known is fields.MESSAGES or known is fields.RESPONSE_INPUT
 
 
 def _apply(learnt: Learnt, part: Part, location: Location) -> None:

@@ -10,6 +10,10 @@ Every other request passes untouched. The wrapped application finds the changes 
 (a tuple of Change), the endpoint's name as ``environ["mistral_filter.endpoint"]``, what the request asks for as
 ``environ["mistral_filter.facts"]`` (Facts) and whether nothing may be lost as ``environ["mistral_filter.strict"]``; the
 client finds the changes in the response header ``Mistral-Filter-Changes``.
+
+An application that forwards the request itself gets the tool names that were sent in an answer, not the client's own where those
+are replaced (``facts.tool_names`` is not empty). It passes the JSON of the answer, or of each event, through
+``restore_tool_names(answer, facts.tool_names)``; ``mistral_filter.proxy`` does that already.
 """
 
 from __future__ import annotations
@@ -134,8 +138,10 @@ class MistralFilter:
         del filtered  # the application may be done with the body long before the answer ends
         environ["mistral_filter.endpoint"] = endpoint
         environ["mistral_filter.strict"] = strict
-        environ["mistral_filter.facts"] = facts
         # another filter may stand in front
+        if (before := environ.get("mistral_filter.facts")) is not None and before.tool_names:
+            facts = facts._replace(tool_names={**before.tool_names, **facts.tool_names})
+        environ["mistral_filter.facts"] = facts
         environ["mistral_filter.changes"] = (*environ.get("mistral_filter.changes", ()), *changes)
 
         def start_with_changes(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:

@@ -26,7 +26,7 @@ _NEAREST: dict[tuple[str, str], tuple[str, Loss]] = {
 }
 """(field, OpenAI's word): Mistral's nearest word. Source of both lists: the OpenAPI documents of 2026-08."""
 
-_HAS_DEFAULT = frozenset(("service_tier", "detail"))
+_HAS_DEFAULT = frozenset(("service_tier", "detail", "status", "phase"))
 """Fields whose unknown words may go, because the default is what comes nearest. Others are left for the API to explain."""
 
 _SHORT = 64

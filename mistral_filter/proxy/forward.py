@@ -126,7 +126,8 @@ class Forwarder:
         agent = environ.get("HTTP_X_MISTRAL_USER_AGENT") or environ.get("HTTP_USER_AGENT", "")
         content = environ["wsgi.input"].read()
         environ["wsgi.input"] = io.BytesIO()  # the body is not held longer than it takes to send it
-        needs = plan(target.endpoint, environ["mistral_filter.facts"].base64, agent, self._reasoning)
+        facts = environ["mistral_filter.facts"]
+        needs = plan(target.endpoint, facts.base64, agent, self._reasoning, facts.tool_names)
         readable = needs.rewrites_answer or needs.rewrites_stream or key.used
         gzip = not readable and _accepts_gzip(environ.get("HTTP_ACCEPT_ENCODING", ""))
         headers.append(("Accept-Encoding", "gzip" if gzip else "identity"))
