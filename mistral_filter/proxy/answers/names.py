@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+import msgspec
+
 from mistral_filter.proxy.answers.events import rewrite_events
 from mistral_filter.toolnames import restore_tool_names
 
@@ -38,4 +40,4 @@ class _OwnNames:
 
 def _check_names_nothing(data: bytes) -> None:
     if b'"name' in data:
-        raise ValueError
+        raise msgspec.DecodeError
