@@ -17,10 +17,11 @@ from mistral_filter.dialect import request, tools
 from mistral_filter.dialect.messages import Conversation
 from mistral_filter.dialect.responses import responses_body
 from mistral_filter.document import Document
-from mistral_filter.errors import Refused, TooDeep
+from mistral_filter.errors import InvalidJSON, Refused, TooDeep
 from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, KEEP
 from mistral_filter.fields import Object as Table
 from mistral_filter.judge import Judge, Location
+from mistral_filter.media import Media, put_aside
 from mistral_filter.parsing import parse_with_surrogates
 from mistral_filter.parts import Array, Object, encode
 from mistral_filter.surrogates import Surrogates
@@ -80,9 +81,14 @@ def filter_body(
     lists = _lists(endpoint, fields, tuple(allow), tuple(drop))
     body = body.removeprefix(BOM)
     try:
-        document = Document(body)
-        top, hidden = parse_with_surrogates(body)
-        root = document.top(top, hidden.body if hidden else body)
+        media = put_aside(body)
+        try:
+            document, root, hidden = _opened(body if media is None else media.body)
+        except InvalidJSON:
+            if media is None:
+                raise
+            media = None
+            document, root, hidden = _opened(body)  # whose error names the byte
         conversation = None
         if translate:
             _translate(root, endpoint, lists.accepted)
@@ -91,9 +97,15 @@ def filter_body(
         judge = Judge(repair=translate, leave_out=places, conversation=conversation)
         judge.top(root, lists.accepted, lists.left_out)
         document.finish()
-        return _result(root, hidden, body, endpoint, strict=strict)
+        return _result(root, hidden, media, body, endpoint, strict=strict)
     except RecursionError:  # some interpreters give up before our own limit is seen
         raise TooDeep from None
+
+
+def _opened(body: bytes) -> tuple[Document, Object, Surrogates | None]:
+    document = Document(body)
+    top, hidden = parse_with_surrogates(body)
+    return document, document.top(top, hidden.body if hidden else body), hidden
 
 
 def _translate(root: Object, endpoint: str, accepted: Table) -> None:
@@ -120,7 +132,9 @@ def _converse(root: Object, ordered: bool, bridge: bool, messages: Array, judge:
     Conversation(ordered=ordered, reads_reasoning=request.reads_reasoning(root), bridge=bridge)(messages, judge)
 
 
-def _result(root: Object, hidden: Surrogates | None, body: bytes, endpoint: str, *, strict: bool) -> Filtered:
+def _result(
+    root: Object, hidden: Surrogates | None, media: Media | None, body: bytes, endpoint: str, *, strict: bool
+) -> Filtered:
     changes = root.document.changes
     model = root.text("model")
     if hidden:
@@ -137,7 +151,9 @@ def _result(root: Object, hidden: Surrogates | None, body: bytes, endpoint: str,
     if not root.position.edited and not changes:
         return Filtered(body, (), facts)
     out = encode(root.fields)
-    return Filtered(hidden.restore(out) if hidden else out, tuple(changes), facts)
+    if hidden:
+        out = hidden.restore(out)
+    return Filtered(media.restore(out) if media else out, tuple(changes), facts)
 
 
 class _Lists(NamedTuple):
