@@ -356,5 +356,5 @@ references of 2026-11 (``include_reasoning``, and ``exclude`` in ``reasoning``, 
 ``reasoning_effort`` is not among them: without it Mistral's models do not reason, and OpenAI's do."""
 
 MEDIA = frozenset(("url", "image_url", "document_url", "input_audio", "data", "file_data"))
-"""Keys under which a request may hold a file in base64: Mistral's chunks and OCR's documents (OpenAPI 2026-08-21), OpenAI's image,
-audio and file parts (reference of 2026-11). No rule looks at more of such a text than its beginning."""
+"""Keys under which a request may hold a file in base64: Mistral's chunks and OCR's documents (OpenAPI 2026-08-21), OpenAI's
+image, audio and file parts (reference of 2026-11). No rule looks at more of such a text than its beginning."""

@@ -21,7 +21,7 @@ from mistral_filter.errors import InvalidJSON, Refused, TooDeep
 from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, KEEP
 from mistral_filter.fields import Object as Table
 from mistral_filter.judge import Judge, Location
-from mistral_filter.media import Media, put_aside
+from mistral_filter.media import LEAST, Media, put_aside
 from mistral_filter.parsing import parse_with_surrogates
 from mistral_filter.parts import Array, Object, encode
 from mistral_filter.surrogates import Surrogates
@@ -81,7 +81,7 @@ def filter_body(
     lists = _lists(endpoint, fields, tuple(allow), tuple(drop))
     body = body.removeprefix(BOM)
     try:
-        media = put_aside(body)
+        media = put_aside(body) if len(body) >= LEAST else None
         try:
             document, root, hidden = _opened(body if media is None else media.body)
         except InvalidJSON:

@@ -15,10 +15,10 @@ from msgspec import Raw
 from mistral_filter.fields import MEDIA
 from mistral_filter.parsing import is_utf8
 
-__all__ = ["Media", "put_aside"]
+__all__ = ["LEAST", "Media", "put_aside"]
 
 LEAST = 65536
-"""Bytes of a text that is put aside."""
+"""Bytes of a text that is put aside, at least. No shorter body holds one."""
 _STEP = LEAST // 2
 """Between two looks for a quote: no text of LEAST bytes is missed."""
 _SHOWN = 1024
@@ -56,12 +56,10 @@ def put_aside(body: bytes) -> Media | None:
     Only values of the keys in ``fields.MEDIA`` are put aside, and of those only what holds no escape, so that no rule compares
     a text that is not all there. What is put aside is legal inside a JSON string; whether the rest is legal is seen without it.
     """
-    if len(body) < LEAST:
-        return None
     view = memoryview(body)
     pieces: list[bytes | memoryview] = []
     texts: list[memoryview] = []
-    done, at = 0, 0
+    done, at, is_ascii = 0, 0, body.isascii()
     while at < len(body):
         end = body.find(b'"', at)
         if end - at < _STEP:
@@ -71,7 +69,7 @@ def put_aside(body: bytes) -> Media | None:
         at = end + 1
         if end - begin < LEAST or not _KEY.search(body, max(begin - _LONGEST_KEY, 0), begin):
             continue
-        if body.find(b"\\", begin, end) >= 0 or not _is_legal(view[begin - 1 : end + 1]):
+        if body.find(b"\\", begin, end) >= 0 or not _is_legal(view[begin - 1 : end + 1], is_ascii=is_ascii):
             continue
         begin += _SHOWN
         pieces += (view[done:begin], b"%b%d%b" % (_MARK, len(texts), _MARK))
@@ -85,10 +83,10 @@ def put_aside(body: bytes) -> Media | None:
     return Media(b"".join((*pieces, view[done:])), texts)
 
 
-def _is_legal(text: memoryview) -> bool:
+def _is_legal(text: memoryview, *, is_ascii: bool) -> bool:
     """Whether *text*, with a quote at both ends and none between, is a JSON string."""
     try:
         _whole(text)
     except msgspec.DecodeError:
         return False
-    return is_utf8(text)
+    return is_ascii or is_utf8(text)

@@ -7,7 +7,7 @@ as a Change and marks the part and all that hold it as edited; what is never edi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import msgspec
@@ -23,6 +23,10 @@ GONE = object()
 
 SMALL = 65536
 """Bytes."""
+
+
+OBJECT_BYTES, MEMBER_BYTES = 330, 110
+"""Memory that an opened part holds, and each of its members (CPython 3.11 to 3.14, 64 bits)."""
 
 
 class Opener(Protocol):
@@ -41,6 +45,9 @@ class Opener(Protocol):
 
     def new(self, value: Node | list[Any], position: Position) -> Part:
         """A part made of a new *value*."""
+
+    def hold(self, size: int, path: str) -> None:
+        """Notes that *size* more bytes of memory are held."""
 
     def is_flat(self, raw: Raw) -> None:
         """The value *raw* has been seen not to nest."""
@@ -251,14 +258,35 @@ class Array(Part):
         """Whether the list holds nothing, or nothing any more."""
         return not self.first and all(item is GONE for item in self.items)
 
+    def take_over(self, index: int) -> None:
+        """What is of use in the item at *index* stands elsewhere now; null stays in its place."""
+        item = self.items[index]
+        self.items[index] = NULL
+        if isinstance(item, Part):
+            self.document.hold(-_held(item), item.path)
+
     def close(self, index: int) -> None:
         """No rule opens the item at *index* again. It becomes bytes, because parts take memory; but a large one stays."""
         item = self.items[index]
         if isinstance(item, Part) and item.raw is not None:
             if not item.position.edited:
                 self.items[index] = item.raw
+                self.document.hold(-_held(item), item.path)
             elif len(item.raw) < SMALL:
-                self.items[index] = Raw(encode(item))
+                written = encode(item)
+                self.items[index] = Raw(written)
+                self.document.hold(len(written) + MEMBER_BYTES - _held(item), item.path)
+
+
+def _held(part: Part) -> int:
+    """Bytes of memory that *part* holds, and all that have been opened in it."""
+    values: Iterable[Any] = part.fields.values() if isinstance(part, Object) else part.items if isinstance(part, Array) else ()
+    size = OBJECT_BYTES
+    for value in values:
+        size += MEMBER_BYTES
+        if isinstance(value, Part):
+            size += _held(value)
+    return size
 
 
 def _written(part: Any) -> Any:

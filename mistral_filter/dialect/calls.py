@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 import string
-from collections import Counter, deque
 from typing import NamedTuple
 
 from mistral_filter.dialect.values import note_rest
@@ -22,6 +21,9 @@ _BASE62 = string.digits + string.ascii_letters
 _LENGTH = 9
 _NO_ID = ("", "null")
 """What clients send for want of an id; mistral-common 1.13.1 counts both as missing."""
+
+_CALL_BYTES = 500
+"""Memory of one call in the tables below."""
 
 
 def _call_table() -> Node:
@@ -41,25 +43,37 @@ class _Call(NamedTuple):
     name: str | None
 
 
+class _Queue:
+    """Calls in order, and which is the next. There may be as many queues as calls, and a deque takes 700 bytes."""
+
+    __slots__ = ("calls", "next")
+
+    def __init__(self) -> None:
+        self.calls: list[_Call] = []
+        self.next = 0
+
+
 class _Open:
     """The calls of one message that have no result yet, in order; each look-up takes the same time however many there are."""
 
     def __init__(self) -> None:
-        self._made: Counter[str | None] = Counter()
-        self._by_id: dict[str | None, deque[_Call]] = {}
-        self._by_name: dict[str | None, deque[_Call]] = {}
-        self._all: deque[_Call] = deque()
+        self._by_id: dict[str | None, _Queue] = {}
+        self._by_name: dict[str | None, _Queue] = {}
+        self._all = _Queue()
         self._taken: set[str] = set()
 
     def add(self, call: _Call) -> None:
-        self._made[call.sent] += 1
-        self._by_id.setdefault(call.sent, deque()).append(call)
-        self._by_name.setdefault(call.name, deque()).append(call)
-        self._all.append(call)
+        for queues, key in ((self._by_id, call.sent), (self._by_name, call.name)):
+            queue = queues.get(key)
+            if queue is None:
+                queue = queues[key] = _Queue()
+            queue.calls.append(call)
+        self._all.calls.append(call)
 
     def count(self, sent: str | None) -> int:
         """How many calls were made with this id."""
-        return self._made[sent]
+        queue = self._by_id.get(sent)
+        return 0 if queue is None else len(queue.calls)
 
     def take(self, sent: str | None, name: str | None) -> _Call | None:
         """The call that a result answers: by its id; without one by its name, else the first."""
@@ -68,9 +82,10 @@ class _Open:
         named = None if name is None else self._first(self._by_name.get(name))
         return named or self._first(self._all)
 
-    def _first(self, calls: deque[_Call] | None) -> _Call | None:
-        while calls:
-            call = calls.popleft()
+    def _first(self, queue: _Queue | None) -> _Call | None:
+        while queue is not None and queue.next < len(queue.calls):
+            call = queue.calls[queue.next]
+            queue.next += 1
             if call.id not in self._taken:
                 self._taken.add(call.id)
                 return call
@@ -107,6 +122,7 @@ class Calls:
         function = call.object("function")
         if function is not None and not function.has("arguments"):
             function.set("arguments", "{}", "Mistral requires arguments")
+        call.document.hold(_CALL_BYTES, call.path)
         given = call.text("id")
         sent = _sent_id(call, "id")
         again = self._open.count(sent)
