@@ -17,7 +17,7 @@ from msgspec import Raw
 from mistral_filter.changes import Action, Change, Loss
 from mistral_filter.errors import MAX_DEPTH, TooComplex
 from mistral_filter.parsing import check_depth, may_be_deep, may_have_more_commas, survey
-from mistral_filter.parts import MEMBER_BYTES, OBJECT_BYTES, SMALL, Array, Object, Part, Position
+from mistral_filter.parts import MEMBER_BYTES, NEW_BYTES, OBJECT_BYTES, SMALL, Array, Object, Part, Position
 from mistral_filter.rawjson import Node
 
 __all__ = ["BUDGET", "REPEATED", "ROOM", "ROOM_FOR_EACH_BYTE", "Document"]
@@ -29,6 +29,9 @@ _PART, _CHANGE = 3, 3
 ROOM, ROOM_FOR_EACH_BYTE = 4 << 20, 3
 """Bytes of memory that the parts and changes of one body may hold: so many, and so many for each of its own. The body as it is
 written anew takes one more for each of its own: 4 times the body and 4 MiB together, beside the body that came."""
+_UNNAMED_BYTES, _NAMED_BYTES = 64, 160
+"""Memory of a value in a list that is opened, and of one in an object of many names that are seldom used."""
+_MANY_NAMES = 24
 _CHANGE_BYTES = 250
 """Memory of a change: the tuple, its path and its places in lists."""
 _SHORTEST_MEMBER = 5
@@ -55,7 +58,8 @@ class Document:
         self.changes: list[Change] = []
         self._left = BUDGET
         self._room = ROOM + ROOM_FOR_EACH_BYTE * len(body)
-        self._crowded = self._survey(body, None) > BUDGET
+        most = min(BUDGET, self._room // _NAMED_BYTES)
+        self._crowded = len(body) > most and self._survey(body, None, _NAMED_BYTES) > most
         self._deep = may_be_deep(body)
         self._unopened: dict[int, Raw] = {}
         self._templates: dict[tuple[str, ...], bytes] = {}
@@ -78,7 +82,7 @@ class Document:
     def open_object(self, raw: Raw, position: Position) -> Object:
         """The object *raw* at *position*; a key that is repeated in it is noted. Raises TooComplex."""
         if self._crowded:
-            self._survey(raw, position)
+            self._survey(raw, position, _NAMED_BYTES)
         part = Object(self, position, raw, _decode_object(raw))
         self._open_members(part, part.fields.values())
         self._note_repeated(part)
@@ -86,7 +90,7 @@ class Document:
 
     def open_array(self, raw: Raw, position: Position) -> Array:
         """The list *raw* at *position*. Raises TooComplex."""
-        if self._crowded and self._survey(raw, position) > self._left:
+        if self._crowded and self._survey(raw, position, _UNNAMED_BYTES) > self._left:
             raise self._too_complex(position.path)  # nearly all lists are opened to the last value in them
         objects = _compact_objects(raw)
         if objects is None:
@@ -100,17 +104,21 @@ class Document:
     def new(self, value: Node | list[Any], position: Position) -> Part:
         """A part made of *value*, which is no value of the request's, at a *position* that has been edited."""
         self._left -= _PART
-        self._room -= OBJECT_BYTES + MEMBER_BYTES * len(value)
+        self._room -= OBJECT_BYTES + NEW_BYTES * len(value)
         position.edited = True
         return Object(self, position, None, value) if isinstance(value, dict) else Array(self, position, None, value)
 
-    def _survey(self, value: bytes | Raw, position: Position | None) -> int:
-        """How many values are in *value*, which is to be opened; 0: few. Raises TooComplex for too many members."""
-        found = survey(value, max(self._left, 0))
+    def _survey(self, value: bytes | Raw, position: Position | None, each: int) -> int:
+        """How many values are in *value*, which is to be opened; 0: few. Raises TooComplex for too many members.
+
+        *each*: the memory that opening takes for one member.
+        """
+        most = max(min(self._left, self._room // each), 0)
+        found = survey(value, most)
         if found is None:
             return 0
         self._left -= found.steps // _STEPS
-        if found.members > self._left:
+        if found.members > min(most, self._left):
             raise self._too_complex("" if position is None else position.path)
         return found.values
 
@@ -134,6 +142,8 @@ class Document:
         count = len(members)
         self._left -= count + _PART + objects * (_PART + 1)
         self._room -= OBJECT_BYTES * (objects + 1) + MEMBER_BYTES * count
+        if count > _MANY_NAMES and type(part) is Object:
+            self._room -= (_NAMED_BYTES - MEMBER_BYTES) * count
         if self._left < 0 or self._room < 0:
             raise self._too_complex(part.path)
         if self._deep:

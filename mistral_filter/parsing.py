@@ -97,8 +97,6 @@ def _too_complex() -> TooComplex:
 
 def may_be_deep(data: bytes) -> bool:
     """Whether *data* has more brackets than MAX_DEPTH. Quick: most bodies have not, and most of their bytes are text."""
-    if len(data) <= _FEW_BYTES:
-        return data.count(b"[") + data.count(b"{") > MAX_DEPTH
     count = 0
     for bracket in (b"[", b"{"):
         at = data.find(bracket)
@@ -108,9 +106,6 @@ def may_be_deep(data: bytes) -> bool:
                 return True
             at = data.find(bracket, at + 1)
     return False
-
-
-_FEW_BYTES = 4096
 
 
 def check_depth(value: bytes | Raw) -> None:

@@ -16,7 +16,19 @@ from msgspec import Raw
 from mistral_filter.changes import Action, Change, Loss
 from mistral_filter.rawjson import NULL, Node, as_number, as_text
 
-__all__ = ["GONE", "SMALL", "Array", "Object", "Opener", "Part", "Position", "encode"]
+__all__ = [
+    "GONE",
+    "MEMBER_BYTES",
+    "NEW_BYTES",
+    "OBJECT_BYTES",
+    "SMALL",
+    "Array",
+    "Object",
+    "Opener",
+    "Part",
+    "Position",
+    "encode",
+]
 
 GONE = object()
 """In a list: an item that has been left out. It keeps its position, so that the others keep theirs."""
@@ -25,8 +37,8 @@ SMALL = 65536
 """Bytes."""
 
 
-OBJECT_BYTES, MEMBER_BYTES = 330, 110
-"""Memory that an opened part holds, and each of its members (CPython 3.11 to 3.14, 64 bits)."""
+OBJECT_BYTES, MEMBER_BYTES, NEW_BYTES = 330, 110, 16
+"""Memory that a part holds, and each of its members, if it was opened and if it is new (CPython 3.11 to 3.14, 64 bits)."""
 
 
 class Opener(Protocol):
@@ -105,7 +117,8 @@ class Part:
 
     def at(self, step: str | int) -> str:
         """The path of the member under the key or index *step*."""
-        return _below(self.position.path, step)
+        path = self.position.path
+        return f"{path}.{step}" if path and type(step) is str else _below(path, step)
 
     def note(self, action: Action, path: str, reason: str, loss: Loss = "none", to: str | None = None) -> None:
         """Notes an edit of this part, which is written anew from now on. The edits below call it; a rule seldom has to."""
@@ -281,9 +294,9 @@ class Array(Part):
 def _held(part: Part) -> int:
     """Bytes of memory that *part* holds, and all that have been opened in it."""
     values: Iterable[Any] = part.fields.values() if isinstance(part, Object) else part.items if isinstance(part, Array) else ()
-    size = OBJECT_BYTES
+    size, each = OBJECT_BYTES, NEW_BYTES if part.raw is None else MEMBER_BYTES
     for value in values:
-        size += MEMBER_BYTES
+        size += each
         if isinstance(value, Part):
             size += _held(value)
     return size
