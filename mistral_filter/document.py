@@ -58,8 +58,10 @@ class Document:
         self.changes: list[Change] = []
         self._left = BUDGET
         self._room = ROOM + ROOM_FOR_EACH_BYTE * len(body)
-        most = min(BUDGET, self._room // _NAMED_BYTES)
-        self._crowded = len(body) > most and self._survey(body, None, _NAMED_BYTES) > most
+        self._crowded = False
+        if len(body) > SMALL:
+            most = min(BUDGET, self._room // _NAMED_BYTES)
+            self._crowded = self._survey(body, None, _NAMED_BYTES) > most
         self._deep = may_be_deep(body)
         self._unopened: dict[int, Raw] = {}
         self._templates: dict[tuple[str, ...], bytes] = {}

@@ -84,8 +84,17 @@ class Position:
     def path(self) -> str:
         """The position as changes name it: ``messages[0].content``; "" for the request itself."""
         if self._path is None:
-            self._path = "" if self.up is None else _below(self.up.path, self.step)
+            self._path = "" if self.up is None else self.up.below(self.step)
         return self._path
+
+    def below(self, step: str | int) -> str:
+        """The path of what stands under the key or index *step* here."""
+        path = self._path
+        if path is None:
+            path = self.path
+        if type(step) is str:
+            return f"{path}.{step}" if path else step
+        return f"{path}[{step}]"
 
     def set_edited(self) -> None:
         """Notes that what stands here has been edited, and so has all that holds it."""
@@ -93,12 +102,6 @@ class Position:
         while position is not None and not position.edited:
             position.edited = True
             position = position.up
-
-
-def _below(path: str, step: str | int) -> str:
-    if isinstance(step, int):
-        return f"{path}[{step}]"
-    return f"{path}.{step}" if path else step
 
 
 class Part:
@@ -117,8 +120,7 @@ class Part:
 
     def at(self, step: str | int) -> str:
         """The path of the member under the key or index *step*."""
-        path = self.position.path
-        return f"{path}.{step}" if path and type(step) is str else _below(path, step)
+        return self.position.below(step)
 
     def note(self, action: Action, path: str, reason: str, loss: Loss = "none", to: str | None = None) -> None:
         """Notes an edit of this part, which is written anew from now on. The edits below call it; a rule seldom has to."""
