@@ -25,7 +25,7 @@ def body(*parts: Any, **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("spaces", [(",", ":"), (", ", ": "), (" ,\n", "\t: ")])
 @pytest.mark.parametrize("ascii_only", [True, False])
 def test_long_texts_come_back_where_they_belong(spaces: tuple[str, str], ascii_only: bool) -> None:
-    """Several texts, one of them moved, one dropped and one made longer; and what stands between them."""
+    """Several texts, one of them dropped and one made longer; and what stands between them."""
     given = body(
         {"type": "text", "text": "naïve"},
         image("data:image/png;base64," + LONG),
@@ -41,7 +41,7 @@ def test_long_texts_come_back_where_they_belong(spaces: tuple[str, str], ascii_o
     filtered = filter_body(raw)
     parts = json.loads(filtered.body)["messages"][0]["content"]
     assert parts[:2] == given["messages"][0]["content"][:2]
-    assert parts[2]["input_audio"] == LONG + "a"
+    assert parts[2] == given["messages"][0]["content"][2]
     assert parts[3]["document_url"] == "data:application/pdf;base64," + LONG + "b"
     assert parts[4] == image(LONG + "c")
 
