@@ -26,6 +26,7 @@ __all__ = [
     "FOREIGN_RESULTS",
     "FUNCTION_NAME",
     "KEEP",
+    "MEDIA",
     "MESSAGES",
     "MODEL_OPTIONS",
     "NEUTRAL",
@@ -833,3 +834,7 @@ NEUTRAL: Mapping[str, tuple[bytes, ...]] = {
 """Values that say what happens without the field: dropping them loses nothing. Sources: OpenAI's, Mistral's and OpenRouter's
 references of 2026-11 (``include_reasoning``, and ``exclude`` in ``reasoning``, are OpenRouter's), Anthropic's for ``thinking``.
 ``reasoning_effort`` is not among them: without it Mistral's models do not reason, and OpenAI's do."""
+
+MEDIA = frozenset(("url", "image_url", "document_url", "input_audio", "data", "file_data"))
+"""Keys under which a request may hold a file in base64: Mistral's chunks and OCR's documents (OpenAPI 2026-08-21), OpenAI's
+image, audio and file parts (reference of 2026-11). No rule looks at more of such a text than its beginning."""

@@ -22,10 +22,11 @@ from mistral_filter.dialect.response_request import response_request
 from mistral_filter.dialect.responses import responses_body
 from mistral_filter.dialect.thoughts import reads_reasoning
 from mistral_filter.document import Document
-from mistral_filter.errors import Refused, TooDeep
+from mistral_filter.errors import InvalidJSON, Refused, TooDeep
 from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, KEEP, RESPONSES
 from mistral_filter.fields import Object as Table
 from mistral_filter.judge import Judge, Learnt
+from mistral_filter.media import LEAST, Media, put_aside
 from mistral_filter.models import aliases_of
 from mistral_filter.parsing import parse_with_surrogates
 from mistral_filter.parts import Array, Object, encode
@@ -94,9 +95,14 @@ def filter_body(
     lists = _lists(endpoint, fields, tuple(allow), tuple(drop))
     body = body.removeprefix(BOM)
     try:
-        document = Document(body)
-        top, hidden = parse_with_surrogates(body)
-        root = document.top(top, hidden.body if hidden else body)
+        media = put_aside(body) if len(body) >= LEAST else None
+        try:
+            document, root, hidden = _opened(body if media is None else media.body)
+        except InvalidJSON:
+            if media is None:
+                raise
+            media = None
+            document, root, hidden = _opened(body)  # whose error names the byte
         if models and "model" in lists.accepted.fields:
             _resolve_alias(root, models)
         known = learnt(root.text("model")) if callable(learnt) else learnt
@@ -111,9 +117,15 @@ def filter_body(
         judge = Judge(repair=translate, learnt=known, conversation=conversation)
         judge.top(root, lists.accepted, lists.left_out)
         document.finish()
-        return _result(root, hidden, body, endpoint, names, strict=strict)
+        return _result(root, hidden, media, body, endpoint, names, strict=strict)
     except RecursionError:  # some interpreters give up before our own limit is seen
         raise TooDeep from None
+
+
+def _opened(body: bytes) -> tuple[Document, Object, Surrogates | None]:
+    document = Document(body)
+    top, hidden = parse_with_surrogates(body)
+    return document, document.top(top, hidden.body if hidden else body), hidden
 
 
 def _resolve_alias(root: Object, models: Mapping[str, str]) -> None:
@@ -185,7 +197,9 @@ def _converse(
     Conversation(ordered=ordered, reads_reasoning=reads, bridge=bridge, names=names, more=more)(messages, judge)
 
 
-def _result(root: Object, hidden: Surrogates | None, body: bytes, endpoint: str, names: ToolNames, *, strict: bool) -> Filtered:
+def _result(
+    root: Object, hidden: Surrogates | None, media: Media | None, body: bytes, endpoint: str, names: ToolNames, *, strict: bool
+) -> Filtered:
     changes = root.document.changes
     model = root.text("model")
     tool_names = names.sent()
@@ -204,7 +218,9 @@ def _result(root: Object, hidden: Surrogates | None, body: bytes, endpoint: str,
     if not root.position.edited and not changes:
         return Filtered(body, (), facts)
     out = encode(root.fields)
-    return Filtered(hidden.restore(out) if hidden else out, tuple(changes), facts)
+    if hidden:
+        out = hidden.restore(out)
+    return Filtered(media.restore(out) if media else out, tuple(changes), facts)
 
 
 class _Lists(NamedTuple):

@@ -25,6 +25,9 @@ _LENGTH = 9
 _NO_ID = ("", "null")
 """What clients send for want of an id; mistral-common 1.13.1 counts both as missing."""
 
+_CALL_BYTES = 500
+"""Memory of one call in the tables below."""
+
 
 def _call_table() -> Node:
     message = MESSAGES.items
@@ -148,6 +151,7 @@ class Calls:
                 function.set("arguments", "{}", "Mistral requires arguments")
             name = function.text("name")
             self._names.fit(function)
+        call.document.hold(_CALL_BYTES, call.path)
         given = call.text("id")
         sent = _sent_id(call, "id")
         again = self._made[sent]

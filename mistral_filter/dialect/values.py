@@ -33,6 +33,9 @@ _SHORT = 64
 """Bytes. A longer value is none that changes nothing, whatever white space is in it."""
 
 
+_EMPTY = (b"[]", b"{}", b'""')
+
+
 def note_drop(part: Object, name: str, value: object, why: str = UNKNOWN) -> None:
     """Notes that the field *name* of *part* with this *value* is left out, *why*, and what that loses; the caller does it."""
     reason, loss = reason_and_loss(name, value, why)
@@ -54,7 +57,10 @@ def reason_and_loss(name: str, value: object, why: str) -> tuple[str, Loss]:
 def _is_neutral(name: str, value: object) -> bool:
     if not isinstance(value, Raw) or len(value) > _SHORT:
         return False
-    return msgspec.json.format(bytes(value), indent=-1) in (b"[]", b"{}", b'""', *NEUTRAL.get(name, ()))
+    written = bytes(value)
+    if len(written.split()) > 1:
+        written = msgspec.json.format(written, indent=-1)
+    return written in _EMPTY or written in NEUTRAL.get(name, ())
 
 
 def note_rest(part: Object, used: Collection[str]) -> None:
