@@ -80,15 +80,18 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _defect)
     app.before_request(_preflight)
+    any_origin = settings.cors_origins == ("*",)
     CORS(
         app,
         origins=origin_patterns(settings.cors_origins),
-        send_wildcard=settings.cors_origins == ("*",),
+        send_wildcard=any_origin,
         methods=[*METHODS, "OPTIONS"],
         max_age=PREFLIGHT_MAX_AGE,
         expose_headers=list(EXPOSED_HEADERS),
         automatic_options=False,
     )
+    if any_origin:
+        app.after_request(_allow_any_origin)  # added last, so called first
     init_app(
         app,
         max_body=settings.max_body,
@@ -158,6 +161,17 @@ def _preflight() -> Response | None:
         response.headers["Access-Control-Allow-Headers"] = "Content-Type, Authorization"
         response.headers["Access-Control-Max-Age"] = str(PREFLIGHT_MAX_AGE)
     return response
+
+
+def _allow_any_origin(response: Response) -> Response:
+    """Adds what is the same for every response but a preflight; flask-cors leaves a response alone that has it."""
+    if request.method != "OPTIONS" and "Access-Control-Allow-Origin" not in response.headers:
+        response.headers.add("Access-Control-Allow-Origin", "*")
+        response.headers.add("Access-Control-Expose-Headers", _EXPOSED)
+    return response
+
+
+_EXPOSED = ", ".join(sorted(EXPOSED_HEADERS))
 
 
 def _http_error(error: HTTPException) -> Response:

@@ -126,48 +126,43 @@ class Transport(BaseAdapter):
         """
         assert isinstance(request, UpstreamRequest)
         connect, silence = timeout
-        body: Any = request.body
-        whole = body is None or isinstance(body, bytes)
-        method = request.method or "GET"
-        head = self._head(method, request)
         # an upload cannot be sent again, so it gets a connection that cannot be stale
-        wire = self._take(request.caller) if whole else None
-        for reused in (True, False):
-            if wire is None:
-                wire = self._connect(request.call, request.caller, connect)
+        wire = self._take(request.caller) if request.body is None or isinstance(request.body, bytes) else None
+        if wire is not None:
             try:
-                wire.begin(request.call, silence)
-                if whole:
-                    wire.send(head, body or b"")
-                else:
-                    wire.send_upload(head, body, chunked="Content-Length" not in request.headers)
-                return self._answer(wire, wire.read_head(method), method, complete=whole)
+                return self._exchange(wire, request, silence)
             except Stale:
-                wire.close()
-                if not reused:
-                    raise
-                wire = None
-            except BaseException:
-                wire.close()
-                raise
-        raise AssertionError("a fresh connection is never stale")
+                pass
+        return self._exchange(self._connect(request.call, request.caller, connect), request, silence)
 
-    def _head(self, method: str, request: UpstreamRequest) -> bytes:
-        url = request.url or ""
-        through = self._proxy_authorization() if self._target_start == 0 and self._proxy else ""
-        lines = [f"{method} {url[self._target_start :]} HTTP/1.1\r\nHost: {self._netloc}\r\n{through}"]
-        lines += [f"{name}: {value}\r\n" for name, value in request.headers.items()]
-        streamed = not (request.body is None or isinstance(request.body, bytes)) and "Content-Length" not in request.headers
-        lines.append("Transfer-Encoding: chunked\r\n\r\n" if streamed else "\r\n")
-        return "".join(lines).encode("latin-1")
-
-    def _answer(self, wire: Wire, head: Head, method: str, *, complete: bool) -> Answer:
-        if not complete:  # the upstream may have answered before it had all of the upload
+    def _exchange(self, wire: Wire, request: UpstreamRequest, silence: float) -> Answer:
+        """Sends *request* on *wire*, which is closed if there is no answer, and returns the answer's head."""
+        body: Any = request.body
+        method, upload = request.method or "GET", not (body is None or isinstance(body, bytes))
+        chunked = upload and "Content-Length" not in request.headers
+        try:
+            wire.begin(request.call, silence)
+            if upload:
+                wire.send_upload(self._head(method, request, chunked), body, chunked=chunked)
+            else:
+                wire.send(self._head(method, request, chunked), body or b"")
+            head = wire.read_head(method)
+        except BaseException:
+            wire.close()
+            raise
+        if upload:  # the upstream may have answered before it had all of it
             head = head._replace(closes=True)
         answer = Answer()
         answer.status_code, answer.reason, answer.head = head.status, head.reason, head
         answer.raw = Body(wire, head, self._put)
         return answer
+
+    def _head(self, method: str, request: UpstreamRequest, chunked: bool) -> bytes:
+        through = self._proxy_authorization() if self._target_start == 0 and self._proxy else ""
+        lines = [f"{method} {(request.url or '')[self._target_start :]} HTTP/1.1\r\nHost: {self._netloc}\r\n{through}"]
+        lines += [f"{name}: {value}\r\n" for name, value in request.headers.items()]
+        lines.append("Transfer-Encoding: chunked\r\n\r\n" if chunked else "\r\n")
+        return "".join(lines).encode("latin-1")
 
     # ------------------------------------------------------------------------------------------------------------ connections
 
