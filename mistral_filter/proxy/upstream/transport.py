@@ -24,6 +24,7 @@ from requests.adapters import BaseAdapter
 from mistral_filter.proxy import sockets
 from mistral_filter.proxy.call import Call
 from mistral_filter.proxy.upstream.addresses import Address, Addresses, NoAddress
+from mistral_filter.proxy.upstream.sessions import Sessions
 from mistral_filter.proxy.upstream.wire import Body, Head, Malformed, Stale, Wire, parse_head
 
 __all__ = ["Answer", "Transport", "TransportError", "UpstreamRequest"]
@@ -107,6 +108,7 @@ class Transport(BaseAdapter):
         """By caller, the one that has rested longest first."""
         self._count = 0
         self._lock = sockets.brief_lock()
+        self._sessions = Sessions()
 
     # ------------------------------------------------------------------------------------------------------------ one request
 
@@ -195,7 +197,7 @@ class Transport(BaseAdapter):
                     raise TransportError("no_descriptors") from None
                 code = "upstream_unreachable"
             else:
-                return Wire(self._prepare(call, sock, end), caller)
+                return Wire(self._prepare(call, caller, sock, end), caller)
             call.check()
             self._addresses.failed(address)
         self._addresses.forget()
@@ -220,7 +222,7 @@ class Transport(BaseAdapter):
             raise
         return sock
 
-    def _prepare(self, call: Call, sock: socket.socket, end: float) -> Any:
+    def _prepare(self, call: Call, caller: str | None, sock: socket.socket, end: float) -> Any:
         """The socket ready for a request: through the proxy and the handshake, by *end*."""
         prepared = sock
         try:
@@ -229,7 +231,11 @@ class Transport(BaseAdapter):
             if self._secure:
                 sock.settimeout(max(end - time.monotonic(), 0.001))
                 prepared = _tls_context(self._ca_bundle).wrap_socket(
-                    sock, server_hostname=self._host, do_handshake_on_connect=False, suppress_ragged_eofs=False
+                    sock,
+                    server_hostname=self._host,
+                    do_handshake_on_connect=False,
+                    suppress_ragged_eofs=False,
+                    session=self._sessions.get(caller),
                 )
                 call.attach(prepared)
                 prepared.do_handshake()
@@ -237,6 +243,7 @@ class Transport(BaseAdapter):
         except BaseException as error:
             call.detach()
             prepared.close()
+            self._sessions.forget(caller)
             call.check()
             if isinstance(error, TimeoutError):
                 raise TransportError("upstream_connect_timeout") from None
@@ -292,6 +299,8 @@ class Transport(BaseAdapter):
         if not good or wire.caller is None:
             wire.close()
             return
+        if self._secure and not wire.used:
+            self._sessions.keep(wire.caller, wire.sock)
         wire.idle_since = time.monotonic()
         with self._lock:
             oldest = self._pop_oldest() if self._count >= _MOST_IDLE else None
