@@ -6,9 +6,10 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from flask import Flask, Response, request
+from flask import Flask, Request, Response, request
 from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import MapAdapter
 
 from mistral_filter.errors import MistralFilterError, from_status
 from mistral_filter.flask import FilterRefusal, init_app
@@ -114,6 +115,12 @@ class _Synchronous(Flask):
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Every function here is one: Flask need not look at each of them at every request."""
         return func
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """No route here has a host, and none is built from one: that of the request need not be parsed."""
+        if request is None:
+            return super().create_url_adapter(request)
+        return self.url_map.bind("localhost", request.root_path, path_info=request.path, default_method=request.method)
 
 
 def _upstream(name: str, base: str, settings: Settings) -> Upstream:

@@ -207,12 +207,14 @@ def _remove_counts(directory: Any) -> None:
             file.unlink(missing_ok=True)
 
 
-def post_worker_init(_worker: Any) -> None:
+def post_worker_init(worker: Any) -> None:
     """What was loaded at start stays for good: the garbage collector need not look at it again and again.
 
     One heap for all threads, where the C library has the choice: each of several keeps what it was once given. No line of the
-    log names a thread, so that none is looked up.
+    log names a thread, so that none is looked up. A setting, which gunicorn asks for two dozen times a request and finds through
+    two functions, becomes an attribute.
     """
+    vars(worker.cfg).update({name: setting.get() for name, setting in worker.cfg.settings.items()})
     logging.logThreads = logging.logMultiprocessing = False
     gc.collect()
     gc.freeze()

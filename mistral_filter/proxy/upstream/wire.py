@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from mistral_filter.proxy.call import Call
-from mistral_filter.proxy.sockets import brief_lock, readiness, send_all
+from mistral_filter.proxy.sockets import brief_lock, new_poll, readiness, send_all
 
 __all__ = ["Body", "Broken", "Head", "Malformed", "Stale", "Wire", "WireError", "parse_head"]
 
@@ -105,6 +105,7 @@ class Wire:
         "_call",
         "_heard",
         "_lock",
+        "_poll",
         "_readiness",
         "_secure",
         "_silence",
@@ -134,6 +135,7 @@ class Wire:
         """The other side cannot have the whole request."""
         self._lock = brief_lock()
         self._readiness = readiness(sock)
+        self._poll: Any = None
         self._secure = isinstance(sock, ssl.SSLSocket)
 
     # ------------------------------------------------------------------------------------------------------- for one call
@@ -161,7 +163,11 @@ class Wire:
         """Whether an idle connection is open and has nothing to say. TLS may have: session tickets, which are read here."""
         if self.buffer:
             return False
+        if self._poll is None:
+            self._poll = new_poll(self.sock)
         try:
+            if not (self._poll.poll(0) or (self._secure and self.sock.pending())):
+                return True  # nearly always, and without an exception to say so
             return self._read_what_is_there() is None
         except OSError:
             return False
@@ -363,7 +369,7 @@ def parse_head(text: str, method: str) -> Head:
     start, stop = first.end(), len(text) - 2
     if text.startswith("\r\n", stop) and _FIELD_LINES.fullmatch(text, start, stop):
         lines = text[start : stop - 2].split("\r\n") if start < stop else []
-        fields = [(name, value.strip(_BLANK)) for name, _, value in (line.partition(":") for line in lines)]
+        fields = [(name, value.strip(_BLANK)) for name, _, value in [line.partition(":") for line in lines]]
     else:
         fields = _odd_fields(text[start:])
     if len(fields) > _MAX_FIELDS or (len(text) > _MAX_LINE and max(map(len, text.split("\n"))) > _MAX_LINE):
