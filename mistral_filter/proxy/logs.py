@@ -281,5 +281,3 @@ def configure(level: str, format: str) -> None:
     logger.handlers = [*(other for other in logger.handlers if other.name != handler.name), handler]
     logger.setLevel(level)
     logger.propagate = False
-    # its warnings quote URLs with their query strings
-    logging.getLogger("urllib3").setLevel(logging.CRITICAL)
