@@ -18,8 +18,9 @@ from urllib.parse import quote, urlsplit
 
 from mistral_filter.errors import NO_RETRY, BadRequest, MistralFilterError, Overloaded, UpstreamError
 from mistral_filter.proxy.call import Call
+from mistral_filter.proxy.upstream.body import Body
+from mistral_filter.proxy.upstream.head import Broken, Malformed
 from mistral_filter.proxy.upstream.transport import Answer, Transport, TransportError, UpstreamRequest
-from mistral_filter.proxy.upstream.wire import Body, Broken, Malformed
 
 __all__ = ["Reply", "RequestBody", "Upstream"]
 

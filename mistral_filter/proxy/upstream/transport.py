@@ -24,8 +24,10 @@ from requests.adapters import BaseAdapter
 from mistral_filter.proxy import sockets
 from mistral_filter.proxy.call import Call
 from mistral_filter.proxy.upstream.addresses import Address, Addresses, NoAddress
+from mistral_filter.proxy.upstream.body import Body
+from mistral_filter.proxy.upstream.head import Head, Malformed, Stale, parse_head
 from mistral_filter.proxy.upstream.sessions import Sessions
-from mistral_filter.proxy.upstream.wire import Body, Head, Malformed, Stale, Wire, parse_head
+from mistral_filter.proxy.upstream.wire import Wire
 
 __all__ = ["Answer", "Transport", "TransportError", "UpstreamRequest"]
 
