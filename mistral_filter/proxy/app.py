@@ -6,9 +6,10 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from flask import Flask, Response, request
+from flask import Flask, Request, Response, request
 from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import MapAdapter
 
 from mistral_filter.errors import MistralFilterError, from_status
 from mistral_filter.filtering import Learnt
@@ -82,15 +83,18 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _defect)
     app.before_request(_preflight)
+    any_origin = settings.cors_origins == ("*",)
     CORS(
         app,
         origins=origin_patterns(settings.cors_origins),
-        send_wildcard=settings.cors_origins == ("*",),
+        send_wildcard=any_origin,
         methods=[*METHODS, "OPTIONS"],
         max_age=PREFLIGHT_MAX_AGE,
         expose_headers=list(EXPOSED_HEADERS),
         automatic_options=False,
     )
+    if any_origin:
+        app.after_request(_allow_any_origin)  # added last, so called first
     init_app(
         app,
         max_body=settings.max_body,
@@ -113,6 +117,12 @@ class _Synchronous(Flask):
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Every function here is one: Flask need not look at each of them at every request."""
         return func
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """No route here has a host, and none is built from one: that of the request need not be parsed."""
+        if request is None:
+            return super().create_url_adapter(request)
+        return self.url_map.bind("localhost", request.root_path, path_info=request.path, default_method=request.method)
 
 
 def _upstream(name: str, base: str, settings: Settings) -> Upstream:
@@ -160,6 +170,17 @@ def _preflight() -> Response | None:
         response.headers["Access-Control-Allow-Headers"] = "Content-Type, Authorization"
         response.headers["Access-Control-Max-Age"] = str(PREFLIGHT_MAX_AGE)
     return response
+
+
+def _allow_any_origin(response: Response) -> Response:
+    """Adds what is the same for every response but a preflight; flask-cors leaves a response alone that has it."""
+    if request.method != "OPTIONS" and "Access-Control-Allow-Origin" not in response.headers:
+        response.headers.add("Access-Control-Allow-Origin", "*")
+        response.headers.add("Access-Control-Expose-Headers", _EXPOSED)
+    return response
+
+
+_EXPOSED = ", ".join(sorted(EXPOSED_HEADERS))
 
 
 def _http_error(error: HTTPException) -> Response:

@@ -169,16 +169,17 @@ def _response(reply: Reply, body: bytes | Iterator[bytes], instead: dict[str, st
         replaced = {name.lower() for name in instead}
         headers = [header for header in headers if header[0].lower() not in replaced]
         headers += [(name, value) for name, value in instead.items() if value]
-    ids = {name.lower(): value for name, value in headers if name[-2:].lower() == "id"}
+    ids = {name.lower(): value for name, value in headers if name[-2:] in ("id", "Id", "iD", "ID")}
     if REQUEST_ID in ids and "x-request-id" not in ids:
         headers = [*headers, ("X-Request-Id", ids[REQUEST_ID])]
-    response = _PassedOn(body, f"{reply.status} {reply.reason}")
-    response.headers = Headers(headers)
-    return response
+    # of bytes in a list werkzeug makes no length up, either
+    return _PassedOn([body] if isinstance(body, bytes) else body, f"{reply.status} {reply.reason}", Headers(headers))
 
 
 class _PassedOn(Response):
     """Its headers go out unchanged: werkzeug would parse a Location, which may be none, and make up a length for HEAD."""
+
+    default_mimetype = None  # an upstream that names no type may have none
 
     def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
         """The headers."""
