@@ -26,7 +26,9 @@ __all__ = [
     "FOREIGN_RESULTS",
     "FUNCTION_NAME",
     "KEEP",
+    "MEDIA",
     "MESSAGES",
+    "MODEL_OPTIONS",
     "NEUTRAL",
     "REASONING",
     "RESPONSES",
@@ -296,6 +298,32 @@ field (mistral-common 1.13.1, ``MistralRequestValidator``); those are magistral 
 DIMENSIONS: Mapping[str, int] = {"mistral-embed": 1024, "mistral-embed-2312": 1024}
 """How many numbers an embedding has, for models that refuse ``output_dimension`` (plastic-labs/honcho#772 of 2026-06 and three
 more code bases that leave it out; codestral-embed takes it)."""
+
+_EFFORT = (("reasoning_effort",), ("reasoning", "effort"))
+
+MODEL_OPTIONS: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "reasoning_effort": _EFFORT,
+    "reasoning": _EFFORT,
+    "reasoning_prompt_mode": (("prompt_mode",),),
+    "logprobs": (("logprobs",), ("top_logprobs",)),
+    "prompt_logprobs": (("prompt_logprobs",), ("top_prompt_logprobs",)),
+    **{
+        name: ((name,),)
+        for name in (
+            "top_k top_logprobs top_prompt_logprobs prompt_mode min_tokens repetition_penalty presence_penalty frequency_penalty "
+            "n random_seed parallel_tool_calls prediction service_tier prompt_cache_key"
+        ).split()
+    },
+}
+"""What the API calls an option that a model does not have (400 code 3051): the places of a request that ask for it.
+
+Recorded or quoted: "Logprobs are not enabled for this model" (recorded 2026-08-17), "reasoning_effort is not enabled for this
+model", "reasoning_effort low is not supported for this model, supported values: [<ReasoningEffort.high: 'high'>, …]"
+(2026-08-30), "reasoning_effort='medium' is not supported for this model. Must be one of (<ReasoningEffort.none: 'none'>, …)"
+(2026-08), "reasoning_effort 'medium' …; supported values: ['low', 'high', 'max']" (zai-glm-5-3, mistralai/mistral-vibe#1117),
+"Reasoning prompt mode is not enabled for this model" (earendil-works/pi#3338). In the Responses API the effort is in
+``reasoning``. Not here: what a request cannot do without (tools, images), what keeps it safe (``safe_prompt``, ``guardrails``),
+and ``output_dimension``, without which vectors have another length."""
 
 # ---------------------------------------------------------------------------------------------------------------- responses
 
@@ -806,3 +834,7 @@ NEUTRAL: Mapping[str, tuple[bytes, ...]] = {
 """Values that say what happens without the field: dropping them loses nothing. Sources: OpenAI's, Mistral's and OpenRouter's
 references of 2026-11 (``include_reasoning``, and ``exclude`` in ``reasoning``, are OpenRouter's), Anthropic's for ``thinking``.
 ``reasoning_effort`` is not among them: without it Mistral's models do not reason, and OpenAI's do."""
+
+MEDIA = frozenset(("url", "image_url", "document_url", "input_audio", "data", "file_data"))
+"""Keys under which a request may hold a file in base64: Mistral's chunks and OCR's documents (OpenAPI 2026-08-21), OpenAI's
+image, audio and file parts (reference of 2026-11). No rule looks at more of such a text than its beginning."""

@@ -891,12 +891,15 @@ def test_a_field_that_mistral_refuses_is_learnt(learner: Gunicorn, upstream: Scr
 
 
 def test_there_is_one_retry_only(learner: Gunicorn, upstream: ScriptedUpstream) -> None:
-    """A second refusal comes down as it is: never a third request."""
-    upstream.script = in_turn(json_answer(extra("stop"), 422), json_answer(extra("top_p"), 422))
-    response = post(learner, chat(stop="x", top_p=0.5))
+    """A second refusal comes down as it is: never a third request. It is remembered all the same."""
+    upstream.script = in_turn(json_answer(extra("stop"), 422), json_answer(extra("max_tokens"), 422), json_answer({}))
+    response = post(learner, chat(stop="x", max_tokens=5))
     assert response.status == 422
-    assert response.json()["message"] == extra("top_p")["message"]
-    assert [set(request.json()) - set(chat()) for request in upstream.requests] == [{"stop", "top_p"}, {"top_p"}]
+    assert response.json()["message"] == extra("max_tokens")["message"]
+    assert response.header("Mistral-Filter-Changes") == 'drop;path="stop";loss=lost'
+    assert post(learner, chat(stop="x", max_tokens=5)).status == 200
+    sent = [set(request.json()) - set(chat()) for request in upstream.requests]
+    assert sent == [{"stop", "max_tokens"}, {"max_tokens"}, set()]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,9 @@ _LENGTH = 9
 _NO_ID = ("", "null")
 """What clients send for want of an id; mistral-common 1.13.1 counts both as missing."""
 
+_CALL_BYTES = 500
+"""Memory of one call in the tables below."""
+
 
 def _call_table() -> Node:
     message = MESSAGES.items
@@ -93,13 +96,12 @@ def _by_key(calls: list[_Call]) -> dict[_Key, list[_Call]]:
     """The *calls* that each key fits, the first one last."""
     found: dict[_Key, list[_Call]] = {}
     for call in reversed(calls):
-        for key in _keys(call):
+        for key in (_ANY, *_keys(call)):
             found.setdefault(key, []).append(call)
     return found
 
 
 def _keys(call: _Call) -> Iterator[_Key]:
-    yield _ANY
     if call.sent is not None:
         yield "id", call.sent
     if call.name is not None:
@@ -149,6 +151,7 @@ class Calls:
                 function.set("arguments", "{}", "Mistral requires arguments")
             name = function.text("name")
             self._names.fit(function)
+        call.document.hold(_CALL_BYTES, call.path)
         given = call.text("id")
         sent = _sent_id(call, "id")
         again = self._made[sent]
@@ -188,19 +191,15 @@ class Calls:
         return turn
 
     def _answered(self, sent: str | None, name: str | None) -> tuple[Turn | None, str | None]:
-        """The turn and the id of the call that a result answers: by its id; without one by its name, else the latest."""
-        keys: list[_Key] = [_ANY]
-        if sent is not None:
-            keys = [("id", sent)]
-        elif name is not None:
-            keys = [("name", name), _ANY]
-        for key in keys:
-            turns = self._turns.get(key, [])
-            while turns:
-                if (id := turns[-1].answer(key)) is not None:
-                    return turns[-1], id
-                turns.pop()
-        return None, None
+        """The turn and the id of the call that a result answers: by its id; without one by its name, else in the latest turn."""
+        key: _Key = ("id", sent) if sent is not None else ("name", name or "")
+        turns = self._turns.get(key, [])
+        while turns:
+            if (id := turns[-1].answer(key)) is not None:
+                return turns[-1], id
+            turns.pop()
+        id = self._turn.answer(_ANY) if sent is None else None
+        return (None, None) if id is None else (self._turn, id)
 
     def _fit(self, key: str) -> str:
         """The id for *key*: itself where it fits and is free, else a hash of it; always the same one for the same key."""

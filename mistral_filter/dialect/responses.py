@@ -44,7 +44,7 @@ def responses_body(body: Object, *, reads_reasoning: bool = False) -> None:
     for index in range(len(items.items) if items is not None else 0):
         assert items is not None
         turns.item(items.part(index), items.items[index], index)
-        items.items[index] = NULL  # what is of use in it is in the messages
+        items.take_over(index)  # what is of use in it is in the messages
     turns.forget_thoughts()
     body.note("rename", "input", "chat's form of a Responses request", to="messages")
     del body.fields["input"]

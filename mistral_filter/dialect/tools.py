@@ -7,7 +7,7 @@ from msgspec import Raw
 
 from mistral_filter import fields
 from mistral_filter.dialect.values import note_rest
-from mistral_filter.parts import GONE, Array, Object, Part
+from mistral_filter.parts import GONE, OBJECT_BYTES, Array, Object, Part
 
 __all__ = ["allowed_tools", "legacy_functions", "tool_choice", "tools", "without_schema_ids"]
 
@@ -48,6 +48,7 @@ def legacy_functions(body: Object) -> None:
             body.drop("functions", "tools is given too", "none" if same else "lost")
         elif functions.items:
             body.rename("functions", "tools", "OpenAI's older name")
+            body.document.hold(OBJECT_BYTES * len(functions.items), "functions")
             body.fields["tools"] = [{"type": "function", "function": function} for function in functions.items]
         else:
             body.drop("functions", "an empty list")

@@ -16,6 +16,7 @@ from mistral_filter.paths import Target
 from mistral_filter.proxy.answers import Plan, error_answer
 from mistral_filter.proxy.answers.responses import next_number
 from mistral_filter.proxy.call import Call
+from mistral_filter.proxy.hints import NOT_OFFERED
 from mistral_filter.proxy.secret import Reply
 from mistral_filter.proxy.sockets import reset_on_close
 
@@ -23,12 +24,6 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 __all__ = ["decoded", "respond", "whole_error"]
-
-NOT_OFFERED = {
-    "/v1/responses": "This upstream does not offer /v1/responses. Let the client use chat completions: .chat(model) in the "
-    'AI SDK, set_default_openai_api("chat_completions") in openai-agents, use_responses_api=False in LangChain.',
-}
-"""Paths that not every upstream has (api.mistral.ai has them since 2026), and what to do when it answers 404."""
 
 REQUEST_ID = "mistral-correlation-id"
 """Mistral's name for what OpenAI's clients know as x-request-id."""
@@ -174,16 +169,17 @@ def _response(reply: Reply, body: bytes | Iterator[bytes], instead: dict[str, st
         replaced = {name.lower() for name in instead}
         headers = [header for header in headers if header[0].lower() not in replaced]
         headers += [(name, value) for name, value in instead.items() if value]
-    ids = {name.lower(): value for name, value in headers if name[-2:].lower() == "id"}
+    ids = {name.lower(): value for name, value in headers if name[-2:] in ("id", "Id", "iD", "ID")}
     if REQUEST_ID in ids and "x-request-id" not in ids:
         headers = [*headers, ("X-Request-Id", ids[REQUEST_ID])]
-    response = _PassedOn(body, f"{reply.status} {reply.reason}")
-    response.headers = Headers(headers)
-    return response
+    # of bytes in a list werkzeug makes no length up, either
+    return _PassedOn([body] if isinstance(body, bytes) else body, f"{reply.status} {reply.reason}", Headers(headers))
 
 
 class _PassedOn(Response):
     """Its headers go out unchanged: werkzeug would parse a Location, which may be none, and make up a length for HEAD."""
+
+    default_mimetype = None  # an upstream that names no type may have none
 
     def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
         """The headers."""

@@ -129,3 +129,14 @@ def test_a_legacy_result_finds_its_function() -> None:
         ("f", "of f"),
         ("g", "of g"),
     ]
+
+
+def test_a_result_without_an_id_answers_the_latest_turn_only() -> None:
+    """An old call that was cancelled does not take what comes many turns later: that is a user's text."""
+    user = {"role": "user", "content": "again"}
+    late = {"role": "tool", "content": "of nothing"}
+    call = _calling([_call("abcDEF121", "f")], None)
+    done = [_calling([_call("abcDEF122", "f")], None), _result("abcDEF122", "r", None)]
+    messages = _filtered({"model": "m", "messages": [user, call, user, *done, late]})[0]["messages"]
+    assert [(message["role"], message["content"]) for message in messages[2:3]] == [("tool", "")]
+    assert messages[-1] == {"role": "user", "content": "of nothing"}

@@ -66,7 +66,7 @@ class Plan(NamedTuple):
         """Whether a stream may be rewritten: its bytes are wanted without a content-encoding.
 
         Any chat stream may: whatever the request says, it can end with ``model_length`` or ``error``. So each of its events is
-        tried on ``chat.is_plain``, a third of a microsecond.
+        tried on ``Chunks.plain``, a third of a microsecond.
         """
         return self.completions or bool(self.tool_names)
 
@@ -88,8 +88,7 @@ class Plan(NamedTuple):
     def events(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         """The event stream *chunks* as the client is to see it; see ``events`` for how it is cut and what stays as it came."""
         if self.completions:
-            stream = Chunks(self.lists)
-            chunks = rewrite_events(chunks, is_plain, lambda data: rewritten(data, stream.rewrite))
+            chunks = rewrite_events(chunks, Chunks(self.lists))
         return with_own_names(chunks, self.tool_names) if self.tool_names else chunks
 
     def error_event(self, error: MistralFilterError, sequence_number: int = 0) -> bytes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+
+import msgspec
 
 from mistral_filter.proxy.answers.events import rewrite_events
 from mistral_filter.toolnames import restore_tool_names
@@ -15,13 +17,27 @@ def with_own_names(chunks: Iterator[bytes], names: Mapping[str, str]) -> Iterato
 
     Mistral sends a name in one piece. One that is spread over several pieces stays as it was sent.
     """
+    return rewrite_events(chunks, _OwnNames(names))
 
-    def rewrite(data: bytes) -> list[bytes] | None:
-        own = restore_tool_names(data, names)
+
+class _OwnNames:
+    """See ``events.Rewriter``."""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = names
+
+    @property
+    def plain(self) -> Callable[[bytes], object]:
+        return _check_names_nothing
+
+    def rewrite(self, data: bytes) -> list[bytes] | None:
+        own = restore_tool_names(data, self._names)
         return None if own == data else [own]
 
-    return rewrite_events(chunks, _names_nothing, rewrite)
+    def rewrite_bare(self, _line: bytes) -> list[bytes] | None:
+        return None
 
 
-def _names_nothing(data: bytes) -> bool:
-    return b'"name' not in data
+def _check_names_nothing(data: bytes) -> None:
+    if b'"name' in data:
+        raise msgspec.DecodeError
