@@ -382,7 +382,7 @@ def test_openai_parses_a_schema(client: OpenAI) -> None:
 
 def straight(sandbox: Sandbox, text: str, **options: Any) -> list[float]:
     """The vector that the stand-in gives without a proxy."""
-    body = {"model": "mistral-embed", "input": text, **options}
+    body = {"model": "codestral-embed", "input": text, **options}
     vector: list[float] = ask(sandbox.port, "POST", "/v1/embeddings", body, [("Authorization", f"Bearer {KEY}")]).json()["data"][
         0
     ]["embedding"]
@@ -391,7 +391,7 @@ def straight(sandbox: Sandbox, text: str, **options: Any) -> list[float]:
 
 def test_openai_embeddings(client: OpenAI, sandbox: Sandbox) -> None:
     """openai-python, which asks for base64 unless told otherwise, gets the vectors, in the length it asked for."""
-    answer = client.embeddings.create(model="mistral-embed", input=["one", "two"], dimensions=5, user="someone")
+    answer = client.embeddings.create(model="codestral-embed", input=["one", "two"], dimensions=5, user="someone")
     assert [item.embedding for item in answer.data] == [straight(sandbox, text, output_dimension=5) for text in ("one", "two")]
     assert {len(item.embedding) for item in answer.data} == {5}
 
@@ -555,7 +555,7 @@ def test_mistralai_other_endpoints(mistral: Mistral, sandbox: Sandbox) -> None:
     with mistral.fim.stream(model="codestral-latest", prompt="Hi", suffix="x") as stream:
         assert "".join(event.data.choices[0].delta.content for event in stream) == SAID
     assert mistral.agents.complete(agent_id="ag:1", messages=[USER]).choices[0].message.content == SAID
-    vectors = mistral.embeddings.create(model="mistral-embed", inputs=["one"], output_dimension=5).data
+    vectors = mistral.embeddings.create(model="codestral-embed", inputs=["one"], output_dimension=5).data
     assert vectors[0].embedding == straight(sandbox, "one", output_dimension=5)
     assert mistral.classifiers.moderate(model="m", inputs=["one", "two"]).results[1].categories["pii"] is False
     assert mistral.classifiers.moderate_chat(model="m", inputs=[USER]).results[0].categories["pii"] is False
@@ -679,7 +679,7 @@ def test_langchain_tool_loop_begun_elsewhere(proxy: Gunicorn) -> None:
 def embeddings(proxy: Gunicorn, **options: Any) -> Iterator[OpenAIEmbeddings]:
     with openai.DefaultHttpxClient() as http:
         yield OpenAIEmbeddings(
-            model="mistral-embed", base_url=f"{proxy.url}/v1", api_key=KEY, max_retries=0, http_client=http, **options
+            model="codestral-embed", base_url=f"{proxy.url}/v1", api_key=KEY, max_retries=0, http_client=http, **options
         )
 
 

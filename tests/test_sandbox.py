@@ -172,7 +172,7 @@ BODIES: list[tuple[str, Json, list[tuple[str, str]]]] = [
     ),
     (
         "chat",
-        chat({"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}}]}),
+        chat({"role": "user", "content": [{"type": "input_audio", "input_audio": 5}]}),
         [
             ("string_type", "messages.0.user.content.str"),
             ("string_type", f"messages.0.user.content.{CHUNKS}.0.input_audio.input_audio"),
@@ -207,7 +207,8 @@ BODIES: list[tuple[str, Json, list[tuple[str, str]]]] = [
         ),
         [
             ("union_tag_invalid", "tools.0"),
-            ("union_tag_not_found", "tools.1"),
+            ("missing", "tools.1.function.function.name"),
+            ("missing", "tools.1.function.function.parameters"),
             ("extra_forbidden", "tools.2.function.name"),
             ("missing", "tools.2.function.function.parameters"),
         ],
@@ -410,7 +411,7 @@ def test_a_body_that_is_no_object_is_refused(port: int) -> None:
 ORDER = ("invalid_request_message_order", "3230")
 CALL = ("invalid_function_call", "3280")
 OTHER = ("invalid_request_error", None)
-IMAGE = [{"type": "image_url", "image_url": "u"}]
+DOCUMENT = [{"type": "document_url", "document_url": "u"}]
 
 
 @pytest.mark.parametrize(
@@ -462,9 +463,15 @@ IMAGE = [{"type": "image_url", "image_url": "u"}]
             ("invalid_request_assistant_message", "3240"),
         ),
         (chat(USER, says(prefix=True), USER), "Assistant message with prefix True must be last message", OTHER),
+        (chat(USER, temperature=0, top_p=0.5), "top_p must be 1 when using greedy sampling.", ("invalid_request_error", "3054")),
         (
-            chat(USER, calls("abcdefgh1"), result("abcdefgh1", content=IMAGE)),
-            "Unexpected content chunk types in tool message: ['image_url']",
+            chat(USER, temperature=0, reasoning_effort="high"),
+            "top_p must be 1 when using greedy sampling.",
+            ("invalid_request_error", "3054"),
+        ),
+        (
+            chat(USER, calls("abcdefgh1"), result("abcdefgh1", content=DOCUMENT)),
+            "Unexpected content chunk types in tool message: ['document_url']",
             OTHER,
         ),
         (

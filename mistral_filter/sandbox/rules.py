@@ -2,7 +2,8 @@
 
 The rules, their order and their sentences: mistral-common 1.13.1 (2026), ``MistralRequestValidatorV11`` in serving mode, the
 last and strictest that asks for nine-character ids. The codes 3230, 3240 and 3280 and their types: answers of the API quoted
-in public issues and repositories, 2025-08 to 2026-09. A refusal whose code nobody has quoted has none here.
+in public issues and repositories, 2025-08 to 2026-09; code 3054: the same, 2024-11 to 2026-08. A refusal whose code nobody has
+quoted has none here.
 """
 
 from __future__ import annotations
@@ -58,6 +59,10 @@ def _broken_rules(body: Json) -> Iterator[Json]:
     for tool in body.get("tools") or []:
         if "function" in tool:
             yield from _name_problem(tool["function"]["name"])
+    reasons = body.get("reasoning_effort") not in (None, "none") or body.get("prompt_mode") is not None
+    top_p = body.get("top_p")
+    if body.get("temperature") == 0 and top_p != 1 and (reasons or top_p is not None):
+        yield flat("top_p must be 1 when using greedy sampling.", code="3054")
 
 
 def _order_problem(messages: list[Json]) -> str | None:

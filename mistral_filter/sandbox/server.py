@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
 
-from mistral_filter.fields import ENDPOINTS
+from mistral_filter.fields import ENDPOINTS, RESPONSES
 from mistral_filter.sandbox.answers import COMPLETIONS, MODELS, answer, dump
 from mistral_filter.sandbox.rules import broken_rule, flat
 from mistral_filter.sandbox.schema import violations
@@ -23,7 +23,9 @@ __all__ = ["Handler", "Server"]
 Json = dict[str, Any]
 
 MAX_BODY = 64 * 1024 * 1024
-_POSTS = {f"/v1/{name}/completions" if name in COMPLETIONS else f"/v1/{name}": name for name in ENDPOINTS}
+_POSTS = {
+    f"/v1/{name}/completions" if name in COMPLETIONS else f"/v1/{name}": name for name in ENDPOINTS if name not in RESPONSES
+}
 
 
 def _post(raw: bytes | bytearray, endpoint: str) -> tuple[int, Json | Iterator[Json]]:

@@ -81,7 +81,7 @@ await check("embeddings as floats", async () => {
 });
 
 await check("dimensions", async () => {
-  const answer = await client.embeddings.create({ model: "mistral-embed", input: "one", dimensions: 5 });
+  const answer = await client.embeddings.create({ model: "codestral-embed", input: "one", dimensions: 5 });
   return answer.data[0].embedding.length;
 });
 
