@@ -20,9 +20,10 @@ from mistral_filter.parts import Array, Object, Part, Position, encode
 from mistral_filter.rawjson import NULL, Node, as_text
 from mistral_filter.toolnames import ToolNames
 
-__all__ = ["response_items"]
+__all__ = ["FOREIGN_OUTPUTS", "call_item", "response_items", "result_item"]
 
-_FOREIGN_OUTPUTS = {call.output for call in FOREIGN_CALLS.values()}
+FOREIGN_OUTPUTS = frozenset(call.output for call in FOREIGN_CALLS.values())
+"""The types of the items with their results."""
 _NO_OUTPUT = ""
 """The result of a call that never got one."""
 _Key = tuple[int, int]
@@ -107,7 +108,7 @@ class _Walk:
         if kind == "message":
             self._message(item, index)
         elif kind == "call":
-            _call(item, self._pairs.id_of[index, 0])
+            call_item(item, self._pairs.id_of[index, 0])
             self._append_call(item, index, 0)
         elif kind == "result" and index in self._pairs.call_of:
             self._result(item, index)
@@ -125,8 +126,9 @@ class _Walk:
             self._append_message(item, index)
         elif kind == "item_reference":
             raise Refused(
-                f"{item.path}: Mistral stores no responses, so it has no item to refer to. Send the items themselves: turn store "
-                "off in the client (store=False), and with it the whole conversation is sent in each request.",
+                f"{item.path}: Mistral stores no responses, so it has no item to refer to. Send the items themselves: with store "
+                "off, clients send the whole conversation in each request (store=False; in the AI SDK providerOptions: "
+                "{openai: {store: false}}).",
                 param=item.path,
                 code="stateful_conversation",
             )
@@ -171,7 +173,7 @@ class _Walk:
 
     def _result(self, item: Object, index: int) -> None:
         key = self._pairs.call_of[index]
-        _result(item, self._pairs.id_of[key])
+        result_item(item, self._pairs.id_of[key])
         self._append(item, index, RESPONSE_ITEMS["function_call_output"])
         self._done.add(index)
         self._furthest = max(self._furthest, index)
@@ -242,7 +244,7 @@ def _kind(item: Object) -> str:
         return "result" if item.text("role") in ("tool", "function") else "message"
     if kind == "function_call" or kind in FOREIGN_CALLS:
         return "call"
-    if kind == "function_call_output" or kind in _FOREIGN_OUTPUTS:
+    if kind == "function_call_output" or kind in FOREIGN_OUTPUTS:
         return "result"
     return "part" if kind in TEXT_KEYS or kind in RESPONSE_PARTS or kind == "image_url" else kind
 
@@ -337,7 +339,7 @@ def _thought(part: Object) -> str:
 
 def _as_message(item: Object) -> None:
     """A result whose call is not there is what a user says."""
-    _result(item, "")
+    result_item(item, "")
     message = {"role": "user", "content": item.fields["output"]}
     item.become(message, "set", item.path, "there is no call that this result answers", "approximate", to="message")
 
@@ -345,7 +347,7 @@ def _as_message(item: Object) -> None:
 # ------------------------------------------------------------------------------------------------- calls and results
 
 
-def _call(item: Object, id: str) -> None:
+def call_item(item: Object, id: str) -> None:
     """A call as ``function_call`` with the *id* and a text of arguments."""
     kind = item.text("type") or ""
     if kind in FOREIGN_CALLS:
@@ -405,13 +407,13 @@ def _chat_call(call: Object, id: str) -> None:
         _text_arguments(call)
 
 
-def _result(item: Object, id: str) -> None:
+def result_item(item: Object, id: str) -> None:
     """A result as ``function_call_output`` for the call *id*, with a text or a list of parts."""
     kind = item.text("type")
     if kind == "function_call_output":
         if item.text("call_id") != id and id:
             item.set("call_id", id, "the id of the call that it answers")
-    elif kind in _FOREIGN_OUTPUTS:
+    elif kind in FOREIGN_OUTPUTS:
         fields = {"type": "function_call_output", "call_id": id, "output": item.fields.get("output", NULL)}
         item.become(
             fields, "rename", item.at("type"), "Mistral knows function calls only", "approximate", to="function_call_output"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from mistral_filter.dialect.response_items import FOREIGN_OUTPUTS, call_item, result_item
 from mistral_filter.dialect.thoughts import NO_TEXT, NOT_READ, put_first, thinking, thought
 from mistral_filter.dialect.values import note_rest
 from mistral_filter.errors import Refused
+from mistral_filter.fields import FOREIGN_CALLS
 from mistral_filter.parts import Array, Object, Opener, Part, Position
 from mistral_filter.rawjson import NULL, Node, as_array
 
@@ -90,6 +92,12 @@ class _Turns:
         elif kind in _CALLS:
             self._call(item, kind)
         elif kind in _RESULTS:
+            self._result(item)
+        elif kind in FOREIGN_CALLS:
+            call_item(item, item.text("call_id") or item.text("id") or "")
+            self._call(item, "function_call")
+        elif kind in FOREIGN_OUTPUTS:
+            result_item(item, item.text("call_id") or item.text("id") or "")
             self._result(item)
         elif kind == "reasoning":
             self._reasoning(item)

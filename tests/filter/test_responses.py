@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mistral_filter import filter_body
 from mistral_filter.errors import Refused, TooComplex
+from mistral_filter.filtering import Learnt
 
 QUICK = settings(deadline=None, derandomize=True, max_examples=400, suppress_health_check=list(HealthCheck), database=None)
 
@@ -199,7 +200,7 @@ def test_a_place_that_was_learnt_is_left_out() -> None:
     result = {"type": "function_call_output", "call_id": "a", "output": "1"}
     places = [("input", "*", "namespace"), ("input", "*", "call_id"), ("max_tool_calls",), ("input",)]
     body = {"model": "m", "input": [call, result], "max_tool_calls": 1}
-    filtered = filter_body(json.dumps(body).encode(), "responses", leave_out=places)
+    filtered = filter_body(json.dumps(body).encode(), "responses", learnt=[Learnt(place) for place in places])
     assert json.loads(filtered.body) == {"model": "m", "input": [{k: v for k, v in call.items() if k != "namespace"}, result]}
     assert {change.path for change in filtered.changes} == {"input[0].namespace", "max_tool_calls"}
 
