@@ -22,7 +22,7 @@ import pytest
 import records
 import sdk
 
-from mistral_filter.sandbox import NO_MODEL, broken_rule, main, make_server, violations
+from mistral_filter.sandbox import NO_MODEL, RESULT_CAME, broken_rule, main, make_server, violations
 
 Json = dict[str, Any]
 
@@ -109,10 +109,15 @@ RECORDS = [(r, e) for r in records.load() if r.method == "POST" and (e := endpoi
 JUDGED = [(record, endpoint) for record, endpoint in RECORDS if record.body.get("reasoning_effort") != "max"]
 
 
+def sdk_refusals(endpoint: str, body: Json) -> list[str]:
+    """The SDK's reasons, without those that recorded answers (200) speak against: audio as an object, tools without a type."""
+    return [reason for reason in sdk.accepts(endpoint, body) if not re.search(r"\.input_audio: |^tools\[\d+\]\.type: missing", reason)]
+
+
 @pytest.mark.parametrize(("record", "endpoint"), JUDGED, ids=[str(record) for record, _ in JUDGED])
 def test_refuses_a_recorded_body_exactly_when_the_sdk_would(record: records.Record, endpoint: str) -> None:
     """A client's body gets a 422 here if and only if Mistral's own SDK models do not allow it."""
-    assert bool(violations(record.body, endpoint)) == bool(sdk.accepts(endpoint, record.body))
+    assert bool(violations(record.body, endpoint)) == bool(sdk_refusals(endpoint, record.body))
 
 
 BODIES: list[tuple[str, Json, list[tuple[str, str]]]] = [
@@ -172,7 +177,7 @@ BODIES: list[tuple[str, Json, list[tuple[str, str]]]] = [
     ),
     (
         "chat",
-        chat({"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}}]}),
+        chat({"role": "user", "content": [{"type": "input_audio", "input_audio": 7}]}),
         [
             ("string_type", "messages.0.user.content.str"),
             ("string_type", f"messages.0.user.content.{CHUNKS}.0.input_audio.input_audio"),
@@ -201,13 +206,12 @@ BODIES: list[tuple[str, Json, list[tuple[str, str]]]] = [
         chat(
             tools=[
                 {"type": "custom", "custom": {}},
-                {"function": {}},
+                {"function": {"name": "f", "parameters": {}}},
                 {"type": "function", "name": "f", "function": {"name": "f"}},
             ]
         ),
         [
             ("union_tag_invalid", "tools.0"),
-            ("union_tag_not_found", "tools.1"),
             ("extra_forbidden", "tools.2.function.name"),
             ("missing", "tools.2.function.function.parameters"),
         ],
@@ -411,6 +415,7 @@ ORDER = ("invalid_request_message_order", "3230")
 CALL = ("invalid_function_call", "3280")
 OTHER = ("invalid_request_error", None)
 IMAGE = [{"type": "image_url", "image_url": "u"}]
+AUDIO = [{"type": "input_audio", "input_audio": "AA=="}]
 
 
 @pytest.mark.parametrize(
@@ -429,7 +434,7 @@ IMAGE = [{"type": "image_url", "image_url": "u"}]
             ORDER,
         ),
         (chat(says()), "Conversation must start with a user message or system message", ORDER),
-        ({"model": "m", "messages": []}, "Conversation must have at least one message", ORDER),
+        ({**chat(), "messages": []}, "Conversation must have at least one message", ORDER),
         (chat(USER, calls("abcdefgh1"), USER), "Not the same number of function calls and responses", ORDER),
         (
             chat(USER, calls("abcdefgh1", "abcdefgh2"), result("abcdefgh1"), says(), USER),
@@ -463,8 +468,8 @@ IMAGE = [{"type": "image_url", "image_url": "u"}]
         ),
         (chat(USER, says(prefix=True), USER), "Assistant message with prefix True must be last message", OTHER),
         (
-            chat(USER, calls("abcdefgh1"), result("abcdefgh1", content=IMAGE)),
-            "Unexpected content chunk types in tool message: ['image_url']",
+            chat(USER, calls("abcdefgh1"), result("abcdefgh1", content=AUDIO)),
+            "Unexpected content chunk types in tool message: ['input_audio']",
             OTHER,
         ),
         (
@@ -481,7 +486,7 @@ IMAGE = [{"type": "image_url", "image_url": "u"}]
 )
 def test_answers_a_broken_rule_flat(port: int, body: Json, message: str, kind: tuple[str, str | None]) -> None:
     """Each rule of the conversation is a 400 with Mistral's sentence, type and code, and nothing nested."""
-    flat = {"object": "error", "message": message, "type": kind[0], "param": None, "code": kind[1]}
+    flat = {"object": "error", "message": message, "type": kind[0], "param": None, "code": kind[1], "raw_status_code": 400}
     assert post(port, body) == (400, flat)
 
 
@@ -495,6 +500,10 @@ def test_answers_a_broken_rule_flat(port: int, body: Json, message: str, kind: t
         chat(USER, says("Once", prefix=True)),
         chat(USER, {**calls("abcdefgh1"), "content": "text and a call"}, result("abcdefgh1")),
         chat(tools=[{"type": "web_search"}]),
+        # Recorded 200s: an image of a tool, a tool without a type, audio as an object.
+        chat(USER, calls("abcdefgh1"), result("abcdefgh1", content=IMAGE)),
+        chat(tools=[{"function": {"name": "f", "parameters": {}}}]),
+        chat({"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}}]}),
     ],
 )
 def test_keeps_to_the_rules_of_today(port: int, body: Json) -> None:
@@ -559,24 +568,27 @@ def mistral(port: int) -> Iterator[Any]:
 
 
 def test_openai_reads_an_answer(openai: Any) -> None:
-    """The OpenAI SDK reads a plain answer: it says that no model was asked, quotes the user, and counts."""
+    """The OpenAI SDK reads a plain answer: it says that no model was asked, and counts."""
     answer = openai.chat.completions.create(**chat(), n=2)
-    assert [choice.message.content for choice in answer.choices] == [f"{NO_MODEL} You said: Hi"] * 2
+    assert [choice.message.content for choice in answer.choices] == [NO_MODEL] * 2
     assert [(choice.index, choice.finish_reason) for choice in answer.choices] == [(0, "stop"), (1, "stop")]
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens > 0
 
 
-def test_a_quote_of_the_user_is_bounded(openai: Any) -> None:
-    """A long message is not given back in full, and of a list only the text is."""
-    content = [{"type": "text", "text": "x" * 9000}, {"type": "image_url", "image_url": "u"}]
-    answer = openai.chat.completions.create(**chat({"role": "user", "content": content}))
-    assert answer.choices[0].message.content == f"{NO_MODEL} You said: {'x' * 200}"
+@pytest.mark.parametrize("wanted", [None, {"type": "json_object"}], ids=str)
+def test_nothing_of_the_request_is_repeated(port: int, wanted: Json | None) -> None:
+    """No message, no name and no result of a tool comes back, whatever the answer's form: an agent could obey its own echo."""
+    conversation = [{"role": "user", "content": "secretword"}, calls("abcdefgh1"), result("abcdefgh1", content="secretword")]
+    for messages in (conversation[:1], conversation):
+        _, answer = post(port, chat(*messages, **({"response_format": wanted} if wanted else {})))
+        assert "secretword" not in json.dumps(answer)
+        assert NO_MODEL in answer["choices"][0]["message"]["content"]
 
 
 def test_openai_reads_a_stream(openai: Any) -> None:
     """The pieces of a stream make up the plain answer; the role comes first, the usage with the reason for the end."""
     chunks = list(openai.chat.completions.create(**chat(), stream=True))
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == f"{NO_MODEL} You said: Hi"
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == NO_MODEL
     assert [bool(chunk.choices[0].delta.role) for chunk in chunks] == [True] + [False] * (len(chunks) - 1)
     assert [chunk.choices[0].finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"]
     assert [bool(chunk.usage) for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
@@ -592,44 +604,100 @@ def test_a_stream_has_as_many_choices_as_asked_for(openai: Any) -> None:
 
 def test_openai_goes_through_a_tool_call(openai: Any) -> None:
     """A function is called with what its schema requires; the call and its result are taken back and answered in text."""
-    choice = openai.chat.completions.create(**chat(), tools=[TOOL]).choices[0]
+    asking = {"role": "user", "content": "Call weather."}
+    choice = openai.chat.completions.create(**chat(asking), tools=[TOOL]).choices[0]
     assert choice.finish_reason == "tool_calls"
     (call,) = choice.message.tool_calls
     assert call.function.name == "weather"
     assert re.fullmatch("[a-zA-Z0-9]{9}", call.id)
-    assert json.loads(call.function.arguments) == {"city": NO_MODEL, "days": 1}
+    assert json.loads(call.function.arguments) == {"city": "sandbox", "days": 1}
     message = {"role": "assistant", "content": choice.message.content, "tool_calls": [call.model_dump(exclude={"index"})]}
-    answer = openai.chat.completions.create(**chat(USER, message, result(call.id)), tools=[TOOL]).choices[0]
+    answer = openai.chat.completions.create(**chat(asking, message, result(call.id)), tools=[TOOL]).choices[0]
     assert answer.finish_reason == "stop"
-    assert answer.message.content == f"{NO_MODEL} You said: Hi The tool answered: 12"
+    assert answer.message.content == RESULT_CAME
 
 
 def test_a_streamed_tool_call_comes_whole(openai: Any) -> None:
     """In a stream one delta holds the complete call, in the chunk that ends the answer, without a type."""
-    chunks = list(openai.chat.completions.create(**chat(), tools=[TOOL], stream=True))
+    asking = {"role": "user", "content": "Call weather."}
+    chunks = list(openai.chat.completions.create(**chat(asking), tools=[TOOL], stream=True))
     (call,) = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
-    assert json.loads(call.function.arguments) == {"city": NO_MODEL, "days": 1}
+    assert json.loads(call.function.arguments) == {"city": "sandbox", "days": 1}
     assert call.type is None
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
     assert chunks[-1].usage
 
 
+TIME = {"type": "function", "function": {"name": "time", "parameters": {}}}
+NAMED = {"type": "function", "function": {"name": "time"}}
+
+
 @pytest.mark.parametrize(
-    ("choice", "name"),
-    [("auto", "weather"), ("any", "weather"), ("none", None), ({"type": "function", "function": {"name": "time"}}, "time")],
+    ("choice", "text", "names"),
+    [
+        ("auto", "Hi", []),
+        ("auto", "What is the weather? Tell me the time.", []),
+        ("auto", "call weather", ["weather"]),
+        ("auto", "Please use the tool `time` now", ["time"]),
+        ("auto", 'RUN the function "weather".', ["weather"]),
+        ("auto", "use time, then call weather", ["time", "weather"]),
+        ("auto", "call weather-service, call times, recall weather", []),
+        ("any", "Hi", ["weather"]),
+        ("required", "Hi", ["weather"]),
+        ("required", "call time", ["time"]),
+        (NAMED, "Hi", ["time"]),
+        (NAMED, "call weather", ["time"]),
+        ("none", "call weather", []),
+    ],
 )
-def test_obeys_tool_choice(port: int, choice: Any, name: str | None) -> None:
-    """The function named is called, the first where none is, and no function where that is asked for."""
-    other = {"type": "function", "function": {"name": "time", "parameters": {}}}
-    _, answer = post(port, chat(tools=[{"type": "web_search"}, TOOL, other], tool_choice=choice))
+def test_calls_a_tool_only_when_it_has_to(port: int, choice: Any, text: str, names: list[str]) -> None:
+    """A function is called where ``tool_choice`` forces one or the user asks for it in so many words, and else none is."""
+    body = chat({"role": "user", "content": text}, tools=[{"type": "web_search"}, TOOL, TIME], tool_choice=choice)
+    _, answer = post(port, body)
     made = answer["choices"][0]["message"]["tool_calls"]
-    assert [call["function"]["name"] for call in made or ()] == ([name] if name else [])
+    assert [call["function"]["name"] for call in made or ()] == names
+
+
+def test_parallel_calls_can_be_turned_off(port: int) -> None:
+    """Of two functions asked for only the first is called where the request wants one call at a time."""
+    body = chat({"role": "user", "content": "call time and call weather"}, tools=[TOOL, TIME], parallel_tool_calls=False)
+    assert [call["function"]["name"] for call in post(port, body)[1]["choices"][0]["message"]["tool_calls"]] == ["time"]
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ('call weather {"city": "Paris", "days": 3} please', {"city": "Paris", "days": 3}),
+        ("call weather {city}", {"city": "sandbox", "days": 1}),
+        ("call weather " + '{"a":' * 3000, {"city": "sandbox", "days": 1}),
+        ("call weather [1]", {"city": "sandbox", "days": 1}),
+    ],
+)
+def test_the_message_may_give_the_arguments(port: int, text: str, arguments: Json) -> None:
+    """A JSON object right behind the name of the function is what it is called with."""
+    _, answer = post(port, chat({"role": "user", "content": text}, tools=[TOOL]))
+    [call] = answer["choices"][0]["message"]["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == arguments
+
+
+@pytest.mark.parametrize(("choice", "then"), [("auto", None), ("any", "time"), (NAMED, "time")])
+def test_a_forced_function_is_called_once(port: int, choice: Any, then: str | None) -> None:
+    """After the results of a turn a function is called again only where one is forced that was not called in it."""
+    messages = [{"role": "user", "content": "call weather"}]
+    for name in ("weather", then, None):
+        forced = chat(*messages, tools=[TOOL, TIME], tool_choice=choice if len(messages) > 1 else "auto")
+        message = post(port, forced)[1]["choices"][0]["message"]
+        made = message["tool_calls"] or []
+        assert [call["function"]["name"] for call in made] == ([name] if name else [])
+        if not name:
+            return
+        messages += [message, result(made[0]["id"])]
 
 
 def test_a_function_without_required_parameters_gets_none(port: int) -> None:
     """Arguments are an empty object where nothing is required."""
     tool = {"type": "function", "function": {"name": "time", "parameters": {}}}
-    _, answer = post(port, chat(tools=[tool]))
+    _, answer = post(port, chat(tools=[tool], tool_choice="any"))
     assert answer["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] == "{}"
 
 
@@ -653,14 +721,14 @@ def test_a_schema_is_answered_with_json_that_fits(openai: Any) -> None:
     """``json_schema`` gives a JSON text with exactly what the schema requires."""
     wanted = {"type": "json_schema", "json_schema": {"name": "thing", "schema": SCHEMA}}
     answer = openai.chat.completions.create(**chat(), response_format=wanted)
-    expected = {"name": "This", "kind": "a", "version": 2, "tags": [False, False], "child": {"age": 0}, "maybe": None}
+    expected = {"name": "sand", "kind": "a", "version": 2, "tags": [False, False], "child": {"age": 0}, "maybe": None}
     assert json.loads(answer.choices[0].message.content) == expected
 
 
 def test_json_mode_is_answered_with_json(openai: Any) -> None:
     """``json_object`` gives a JSON object that says that no model was asked."""
     answer = openai.chat.completions.create(**chat(), response_format={"type": "json_object"})
-    assert json.loads(answer.choices[0].message.content) == {"sandbox": NO_MODEL, "you_said": "Hi"}
+    assert json.loads(answer.choices[0].message.content) == {"sandbox": NO_MODEL}
 
 
 @pytest.mark.parametrize(
@@ -676,6 +744,7 @@ def test_json_mode_is_answered_with_json(openai: Any) -> None:
         {"enum": 5},
         {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
         {"type": "array", "minItems": "many"},
+        {"type": "object", "properties": {name: {"$ref": "#"} for name in "abcdefghijkl"}, "required": [*"abcdefghijkl"]},
     ],
     ids=str,
 )
@@ -691,14 +760,14 @@ def test_a_reasoning_model_thinks_in_chunks(mistral: Any, fields: Json) -> None:
     """Content is a list, plain and in a stream: thinking first, then text, as the Mistral SDK models it."""
     message = mistral.chat.complete(**{**chat(), **fields}).choices[0].message
     assert [chunk.type for chunk in message.content] == ["thinking", "text"]
-    assert message.content[1].text == f"{NO_MODEL} You said: Hi"
+    assert message.content[1].text == NO_MODEL
     with mistral.chat.stream(**{**chat(), **fields}) as events:
         contents = [event.data.choices[0].delta.content for event in events]
     chunks = [chunk for content in contents if isinstance(content, list) for chunk in content]
     kinds = [chunk.type for chunk in chunks]
     assert kinds == sorted(kinds, reverse=True)
     assert set(kinds) == {"thinking", "text"}
-    assert "".join(chunk.text for chunk in chunks if chunk.type == "text") == f"{NO_MODEL} You said: Hi"
+    assert "".join(chunk.text for chunk in chunks if chunk.type == "text") == NO_MODEL
 
 
 @pytest.mark.parametrize("effort", ["none", None])
@@ -713,18 +782,18 @@ def test_mistral_reads_chat_agents_and_fim(mistral: Any) -> None:
     assert NO_MODEL in mistral.chat.complete(**chat()).choices[0].message.content
     assert NO_MODEL in mistral.agents.complete(agent_id="ag:1", messages=[USER]).choices[0].message.content
     fim = {"model": "codestral-latest", "prompt": "def f(", "suffix": "return 1"}
-    assert mistral.fim.complete(**fim).choices[0].message.content == f"{NO_MODEL} You said: def f("
+    assert mistral.fim.complete(**fim).choices[0].message.content == NO_MODEL
     with mistral.fim.stream(**fim) as events:
         data = [event.data for event in events]
-    assert "".join(one.choices[0].delta.content for one in data) == f"{NO_MODEL} You said: def f("
+    assert "".join(one.choices[0].delta.content for one in data) == NO_MODEL
     assert data[-1].usage.total_tokens > 0
 
 
 def test_mistral_goes_through_a_tool_call(mistral: Any) -> None:
     """Mistral's SDK gives back the call it was given, and the sandbox takes it."""
-    message = mistral.chat.complete(**chat(), tools=[TOOL]).choices[0].message
+    message = mistral.chat.complete(**chat(), tools=[TOOL], tool_choice="any").choices[0].message
     answer = mistral.chat.complete(**chat(USER, message, result(message.tool_calls[0].id)), tools=[TOOL])
-    assert "The tool answered: 12" in answer.choices[0].message.content
+    assert answer.choices[0].message.content == RESULT_CAME
 
 
 def test_embeddings_are_floats_whatever_is_asked_for(openai: Any, mistral: Any, port: int) -> None:
@@ -732,9 +801,9 @@ def test_embeddings_are_floats_whatever_is_asked_for(openai: Any, mistral: Any, 
     first = openai.embeddings.create(model="mistral-embed", input=["a", "b"])  # asks for base64 by itself
     again = mistral.embeddings.create(model="mistral-embed", inputs=["a", "b"])
     assert [one.embedding for one in first.data] == [one.embedding for one in again.data]
-    assert [(one.index, len(one.embedding)) for one in first.data] == [(0, 8), (1, 8)]
+    assert [(one.index, len(one.embedding)) for one in first.data] == [(0, 1024), (1, 1024)]
     assert first.data[0].embedding != first.data[1].embedding
-    _, answer = post(port, {"model": "m", "input": "a", "output_dimension": 3, "encoding_format": "base64"}, "/v1/embeddings")
+    _, answer = post(port, {"model": "codestral-embed", "input": "a", "output_dimension": 3, "encoding_format": "base64"}, "/v1/embeddings")
     assert answer["data"][0]["embedding"] == first.data[0].embedding[:3]
 
 
@@ -752,10 +821,11 @@ def test_mistral_reads_the_smaller_endpoints(mistral: Any) -> None:
 
 def test_both_sdks_read_the_models(openai: Any, mistral: Any) -> None:
     """The model list and one model of it are readable, and an unknown one is not found."""
-    names = ["mistral-small-latest", "magistral-small-latest", "codestral-latest", "mistral-embed"]
-    assert [model.id for model in openai.models.list()] == names
+    names = [model.id for model in openai.models.list()]
+    assert names[0] == "mistral-small-latest"
+    assert {"mistral-large-latest", "codestral-latest", "mistral-embed"} < set(names)
     listed = mistral.models.list().data
-    assert [model.capabilities.completion_fim for model in listed] == [False, False, True, False]
+    assert [model.id for model in listed if model.capabilities.completion_fim] == ["codestral-latest"]
     assert mistral.models.retrieve(model_id="codestral-latest").id == "codestral-latest"
     with pytest.raises(pytest.importorskip("openai").NotFoundError):
         openai.models.retrieve("gpt-4")
@@ -882,10 +952,16 @@ def test_http_1_0_gets_a_stream_that_ends_with_the_connection(port: int) -> None
     assert answer.endswith(b"data: [DONE]\n\n")
 
 
+ASKING = (
+    b'{"model":"mistral-small-latest","messages":[{"role":"user","content":"call f"}],"tool_choice":"any",'
+    b'"tools":[{"type":"function","function":{"name":"f","parameters":{"required":["x"],"properties":{"x":{"const":"%b"}}}}}]}'
+)
+
+
 def test_a_stream_may_hold_line_separators_and_half_an_emoji(port: int) -> None:
     """U+2028 comes raw, as from Mistral; a lone surrogate, legal in a request, does not end the answer."""
     status, _, raw = ask(
-        port, "POST", "/v1/chat/completions", b'{"model":"m","messages":[{"role":"user","content":"a\\u2028b\\ud83d"}]}'
+        port, "POST", "/v1/chat/completions", ASKING % b"a\\u2028b\\ud83d"
     )
     assert status == 200
     assert "a\u2028b?" in raw.decode("utf-8")
