@@ -1,9 +1,10 @@
 """422 for Responses: what the official SDK's ``CreateResponseRequest`` refuses once unknown keys are forbidden.
 
 The table states the models of ``mistralai`` 3.7.0 (read 2026-11-27) by itself, apart from the filter's own table, and the tests
-compare it with the SDK. As everywhere in that SDK, null is refused for what is only optional there. Keys under which it allows
-anything but which a stateless service cannot serve (``previous_response_id``, ``conversation``, ``prompt``, ``moderation``)
-are taken with null only. Whether the service itself refuses unknown keys is not known: no refusal of it was found.
+compare it with the SDK. As everywhere in that SDK, null is refused for what is only optional there. The ranges of temperature
+and top_p are those of chat completions (OpenAPI document of 2026-08-21). Keys under which the SDK allows anything but which a
+stateless service cannot serve (``previous_response_id``, ``conversation``, ``prompt``, ``moderation``) are taken with null
+only. Whether the service itself refuses unknown keys is not known: no refusal of it was found.
 """
 
 from __future__ import annotations
@@ -19,11 +20,15 @@ Found = Iterator[tuple[str, str, Loc, Any]]
 
 
 class Is(NamedTuple):
-    """A value of a kind: string, integer, number, boolean, object, or null alone; with ``words``, one of these."""
+    """A value of a kind: string, integer, number, boolean, object, strings (an object of them), any, or null alone."""
 
     kind: str
     null: bool = False
     words: tuple[object, ...] = ()
+    """The values that are taken, where there is a closed list."""
+    low: float | None = None
+    above: float | None = None
+    high: float | None = None
 
 
 class List(NamedTuple):
@@ -291,9 +296,9 @@ RESPONSES: Mapping[str, Model] = {
             "stream": _BOOLEAN,
             "store": Is("boolean", null=True, words=(False,)),
             "max_output_tokens": _INTEGER_OR_NULL,
-            "temperature": Is("number", null=True),
-            "top_p": Is("number", null=True),
-            "metadata": Is("object", null=True),
+            "temperature": Is("number", null=True, low=0, high=1.5),
+            "top_p": Is("number", null=True, above=0, high=1),
+            "metadata": Is("strings", null=True),
             "prompt_cache_key": _STRING_OR_NULL,
             "max_tool_calls": _INTEGER_OR_NULL,
             "moderation": _NOTHING,
@@ -320,6 +325,7 @@ _KINDS: Mapping[str, tuple[tuple[type, ...], str, str]] = {
     "number": ((int, float), "float_type", "Input should be a valid number"),
     "boolean": ((bool,), "bool_type", "Input should be a valid boolean"),
     "object": ((dict,), "dict_type", "Input should be a valid dictionary"),
+    "strings": ((dict,), "dict_type", "Input should be a valid dictionary"),
     "any": ((object,), "", ""),
     "null": ((), "none_required", "Input should be None"),
 }
@@ -346,13 +352,23 @@ def _judge(node: Node, value: Any, loc: Loc) -> Found:
 
 def _judge_value(node: Is, value: Any, loc: Loc) -> Found:
     types, kind, sentence = _KINDS[node.kind]
-    fits = isinstance(value, types) and (node.kind in ("boolean", "any") or not isinstance(value, bool))
+    whole = node.kind == "integer" and isinstance(value, float) and value.is_integer()
+    fits = whole or (isinstance(value, types) and (node.kind in ("boolean", "any") or not isinstance(value, bool)))
     if node.words:
         if not fits or value not in node.words:
             words = " or ".join(", ".join(map(repr, node.words)).rsplit(", ", 1))
             yield "literal_error", f"Input should be {words}", loc, value
     elif not fits:
         yield kind, sentence, loc, value
+    elif node.low is not None and value < node.low:
+        yield "greater_than_equal", f"Input should be greater than or equal to {node.low:g}", loc, value
+    elif node.above is not None and value <= node.above:
+        yield "greater_than", f"Input should be greater than {node.above:g}", loc, value
+    elif node.high is not None and value > node.high:
+        yield "less_than_equal", f"Input should be less than or equal to {node.high:g}", loc, value
+    elif node.kind == "strings":
+        for name, part in value.items():
+            yield from _judge_value(_STRING, part, (*loc, name))
 
 
 def _judge_model(node: Model, value: Any, loc: Loc) -> Found:

@@ -14,13 +14,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import records
 import sdk
+from asking import KEY, ask, post
 
 from mistral_filter.sandbox import NO_MODEL, RESULT_CAME, broken_rule, main, make_server, violations
 
@@ -38,7 +38,6 @@ TOOL = {
         },
     },
 }
-KEY = {"Authorization": "Bearer none"}
 CHUNKS = "list[tagged-union[TextChunk,ImageURLChunk,DocumentURLChunk,ReferenceChunk,FileChunk,ThinkChunk,AudioChunk]]"
 ENDPOINTS = "chat/moderations chat/classifications moderations classifications embeddings ocr".split()
 
@@ -61,29 +60,6 @@ def result(call: Any, **fields: Any) -> Json:
 
 def found(body: Any, endpoint: str = "chat") -> list[tuple[str, str]]:
     return [(one["type"], ".".join(map(str, one["loc"][1:]))) for one in violations(body, endpoint)]
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    server = make_server(delay=0)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield server.server_address[1]
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def ask(port: int, method: str, path: str, body: Any = None, headers: Any = KEY) -> tuple[int, http.client.HTTPMessage, bytes]:
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
-        connection.request(method, path, json.dumps(body) if isinstance(body, (dict, list)) else body, headers)
-        response = connection.getresponse()
-        return response.status, response.headers, response.read()
-
-
-def post(port: int, body: Any, path: str = "/v1/chat/completions") -> tuple[int, Json]:
-    status, _, raw = ask(port, "POST", path, body)
-    return status, json.loads(raw)
 
 
 def raw_exchange(port: int, request: bytes) -> bytes:
@@ -111,7 +87,8 @@ JUDGED = [(record, endpoint) for record, endpoint in RECORDS if record.body.get(
 
 def sdk_refusals(endpoint: str, body: Json) -> list[str]:
     """The SDK's reasons, without those that recorded answers (200) speak against: audio as an object, tools without a type."""
-    return [reason for reason in sdk.accepts(endpoint, body) if not re.search(r"\.input_audio: |^tools\[\d+\]\.type: missing", reason)]
+    taken = r"\.input_audio: |^tools\[\d+\]\.type: missing"
+    return [reason for reason in sdk.accepts(endpoint, body) if not re.search(taken, reason)]
 
 
 @pytest.mark.parametrize(("record", "endpoint"), JUDGED, ids=[str(record) for record, _ in JUDGED])
@@ -553,20 +530,6 @@ def test_agrees_with_the_validator_on_conversations_of_chance() -> None:
 # ------------------------------------------------------------------------------------------------------- what the SDKs read
 
 
-@pytest.fixture(scope="module")
-def openai(port: int) -> Iterator[Any]:
-    module = pytest.importorskip("openai")
-    with module.OpenAI(api_key="none", base_url=f"http://127.0.0.1:{port}/v1", max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def mistral(port: int) -> Iterator[Any]:
-    module = pytest.importorskip("mistralai.client")
-    with module.Mistral(api_key="none", server_url=f"http://127.0.0.1:{port}") as client:
-        yield client
-
-
 def test_openai_reads_an_answer(openai: Any) -> None:
     """The OpenAI SDK reads a plain answer: it says that no model was asked, and counts."""
     answer = openai.chat.completions.create(**chat(), n=2)
@@ -803,7 +766,8 @@ def test_embeddings_are_floats_whatever_is_asked_for(openai: Any, mistral: Any, 
     assert [one.embedding for one in first.data] == [one.embedding for one in again.data]
     assert [(one.index, len(one.embedding)) for one in first.data] == [(0, 1024), (1, 1024)]
     assert first.data[0].embedding != first.data[1].embedding
-    _, answer = post(port, {"model": "codestral-embed", "input": "a", "output_dimension": 3, "encoding_format": "base64"}, "/v1/embeddings")
+    short = {"model": "codestral-embed", "input": "a", "output_dimension": 3, "encoding_format": "base64"}
+    _, answer = post(port, short, "/v1/embeddings")
     assert answer["data"][0]["embedding"] == first.data[0].embedding[:3]
 
 
@@ -960,9 +924,7 @@ ASKING = (
 
 def test_a_stream_may_hold_line_separators_and_half_an_emoji(port: int) -> None:
     """U+2028 comes raw, as from Mistral; a lone surrogate, legal in a request, does not end the answer."""
-    status, _, raw = ask(
-        port, "POST", "/v1/chat/completions", ASKING % b"a\\u2028b\\ud83d"
-    )
+    status, _, raw = ask(port, "POST", "/v1/chat/completions", ASKING % b"a\\u2028b\\ud83d")
     assert status == 200
     assert "a\u2028b?" in raw.decode("utf-8")
 
@@ -1049,7 +1011,7 @@ def test_a_wrong_argument_stops_the_start(arguments: list[str], capsys: pytest.C
 def test_starts_says_where_and_stops_clean(number: signal.Signals) -> None:
     """The program prints its address when it is ready, logs no request, and a signal ends it with status 0."""
     command = [sys.executable, "-m", "mistral_filter.sandbox", "--port", "0"]
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parent.parent.parent
     environ = {**os.environ, "PYTHONPATH": str(root)}
     with subprocess.Popen(command, cwd=root, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:

@@ -1,0 +1,24 @@
+"""Requests to the stand-in over its own socket."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+from typing import Any
+
+Json = dict[str, Any]
+
+KEY = {"Authorization": "Bearer none"}
+
+
+def ask(port: int, method: str, path: str, body: Any = None, headers: Any = KEY) -> tuple[int, http.client.HTTPMessage, bytes]:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+        connection.request(method, path, json.dumps(body) if isinstance(body, (dict, list)) else body, headers)
+        response = connection.getresponse()
+        return response.status, response.headers, response.read()
+
+
+def post(port: int, body: Any, path: str = "/v1/chat/completions") -> tuple[int, Json]:
+    status, _, raw = ask(port, "POST", path, body)
+    return status, json.loads(raw)
