@@ -22,7 +22,7 @@ import records
 import sdk
 from asking import KEY, ask, post
 
-from mistral_filter.sandbox import NO_MODEL, RESULT_CAME, broken_rule, main, make_server, violations
+from mistral_filter.sandbox import NO_MODEL, RESULT_CAME, broken_rule, main, make_server, running, violations
 
 Json = dict[str, Any]
 
@@ -488,6 +488,73 @@ def test_keeps_to_the_rules_of_today(port: int, body: Json) -> None:
     assert post(port, body)[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("body", "path", "message", "code"),
+    [
+        (chat(model="gpt-4o"), "chat/completions", "Invalid model: gpt-4o", "1500"),
+        ({"model": "x", "prompt": "a"}, "fim/completions", "Invalid model: x", "1500"),
+        ({"model": "text-embedding-3-small", "input": "a"}, "embeddings", "Invalid model: text-embedding-3-small", "1500"),
+        (chat(temperature=0, top_p=0.95), "chat/completions", "top_p must be 1 when using greedy sampling.", "3054"),
+        (
+            chat(temperature=0, reasoning_effort="high"),
+            "chat/completions",
+            "top_p must be 1 when using greedy sampling.",
+            "3054",
+        ),
+        (
+            chat(reasoning_effort="medium"),
+            "chat/completions",
+            "reasoning_effort=medium is not supported for this model, supported values: ['none', 'high']",
+            "3051",
+        ),
+        (
+            chat(model="mistral-large-latest", reasoning_effort="high"),
+            "chat/completions",
+            "Reasoning effort is not enabled for this model",
+            "3051",
+        ),
+        (chat(logprobs=True, top_logprobs=2), "chat/completions", "Logprobs are not enabled for this model", "3051"),
+        (chat(top_k=5), "chat/completions", "Top k is not enabled for this model", "3051"),
+        (chat(prompt_mode="reasoning"), "chat/completions", "Reasoning prompt mode is not enabled for this model", "3051"),
+        (
+            {"model": "mistral-embed", "input": "a", "output_dimension": 1024},
+            "embeddings",
+            "Output dimension is not enabled for this model",
+            "3051",
+        ),
+        (
+            {"model": "codestral-embed", "input": "a", "output_dimension": 4000},
+            "embeddings",
+            "Output dimension is too large",
+            "3051",
+        ),
+    ],
+)
+def test_a_model_refuses_what_it_does_not_take(port: int, body: Json, path: str, message: str, code: str) -> None:
+    """Unknown models, greedy sampling, and fields that the model does not have: a 400 with Mistral's code."""
+    status, answer = post(port, body, f"/v1/{path}")
+    assert (status, answer["message"], answer["code"], answer["raw_status_code"]) == (400, message, code, 400)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": 0},
+        {"temperature": 0, "top_p": 1},
+        {"temperature": 0, "reasoning_effort": "high", "top_p": 1},
+        {"temperature": 0, "reasoning_effort": "none"},
+        {"reasoning_effort": "none"},
+        {"logprobs": False, "top_logprobs": None},
+        {"model": "magistral-small-latest", "prompt_mode": "reasoning"},
+        {"model": "ft:mistral-small:1"},
+    ],
+    ids=str,
+)
+def test_a_model_takes_the_rest(port: int, fields: Json) -> None:
+    """What changes nothing, or what the model has, is no reason for a refusal."""
+    assert post(port, chat(**fields))[0] == 200
+
+
 CHATS = [record for record, endpoint in JUDGED if endpoint == "chat" and not sdk.accepts(endpoint, record.body)]
 
 
@@ -848,6 +915,48 @@ def test_a_key_is_needed(port: int, value: str | None) -> None:
         assert answered["mistral-correlation-id"]
 
 
+def with_key(key: str) -> Json:
+    return {"Authorization": f"Bearer {key}"}
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/chat/completions"), ("POST", "/v1/responses"), ("GET", "/v1/models")])
+def test_the_wrong_key_is_refused(port: int, method: str, path: str) -> None:
+    """``wrong`` is answered as Mistral answers a key that it does not know."""
+    assert ask(port, method, path, None, with_key("wrong"))[::2] == (401, b'{"detail":"Invalid API Key"}')
+
+
+def test_a_key_over_its_limit_gets_the_headers_of_the_rate(port: int) -> None:
+    """``limit`` is a 429 with the rates in headers and no Retry-After; the list of models can be read all the same."""
+    for path in ("/v1/chat/completions", "/v1/embeddings", "/v1/responses"):
+        status, headers, raw = ask(port, "POST", path, chat(), with_key("limit"))
+        assert (status, json.loads(raw)["code"]) == (429, "1300")
+        assert (headers["x-ratelimit-limit-req-minute"], headers["x-ratelimit-remaining-req-minute"]) == ("60", "0")
+        assert headers["Retry-After"] is None
+    assert ask(port, "GET", "/v1/models", None, with_key("limit"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/v1/chat/completions", chat()), ("/v1/responses", {"model": "mistral-small-latest", "input": "Hi"})],
+    ids=["chat", "responses"],
+)
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_breaks_off_under_the_broken_key(port: int, path: str, body: Json, version: bytes, stream: bool) -> None:
+    """Under ``broken`` a stream has three whole events and no end, another answer half of its bytes, and the connection ends."""
+    raw = json.dumps({**body, "stream": stream}).encode()
+    head = b"POST %b HTTP/%b\r\nHost: x\r\nAuthorization: Bearer broken\r\n" % (path.encode(), version)
+    answer = raw_exchange(port, head + b"Content-Length: %d\r\n\r\n" % len(raw) + raw)
+    head, _, rest = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    if stream:
+        assert rest.count(b"data: ") == 3
+        assert not rest.endswith(b"0\r\n\r\n")
+        assert b"[DONE]" not in rest
+    else:
+        assert 0 < len(rest) < int(re.findall(rb"Content-Length: (\d+)", head)[0])
+
+
 def test_head_is_get_without_the_body(port: int) -> None:
     """HEAD has the length of the answer to GET and no body."""
     _, got, body = ask(port, "GET", "/v1/models")
@@ -1005,6 +1114,29 @@ def test_a_wrong_argument_stops_the_start(arguments: list[str], capsys: pytest.C
         main(["--port", "0", *arguments])
     assert stopped.value.code == 2
     assert "error: " in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_one_sentence(port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where it cannot listen it says so in one line that names the option which helps, and ends with status 1."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["--port", str(port)])
+    assert stopped.value.code == f"mistral-filter sandbox: port {port} on 127.0.0.1 is in use; choose another with --port."
+
+
+def test_runs_beside_another_program() -> None:
+    """``running`` gives the address of a sandbox that answers, and stops it when the block ends."""
+    with running(port=0) as url:
+        where = int(url.rpartition(":")[2])
+        assert post(where, chat())[0] == 200
+    with pytest.raises(ConnectionRefusedError):
+        post(where, chat())
+
+
+def test_running_tells_that_it_could_not_start(port: int, capfd: pytest.CaptureFixture[str]) -> None:
+    """On a port in use ``running`` raises, and the program has said why."""
+    with pytest.raises(ChildProcessError), running(port=port):
+        pass
+    assert capfd.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
