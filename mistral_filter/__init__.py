@@ -11,4 +11,4 @@ from mistral_filter.middleware import MistralFilter
 
 __all__ = ["Change", "Filtered", "MistralFilter", "MistralFilterError", "__version__", "filter_body"]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -15,7 +15,7 @@ import certifi
 import pytest
 
 from mistral_filter.proxy.cors import origin_patterns
-from mistral_filter.proxy.settings import SETTINGS, SettingError, Settings, from_environment, unknown_variables
+from mistral_filter.proxy.settings import SETTINGS, SettingError, Settings, from_environment, misspelt_variables, new_warnings
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -435,10 +435,20 @@ def test_the_readme_has_the_table_of_settings() -> None:
 
 
 def test_an_unknown_variable_is_found() -> None:
-    """A misspelt variable changes nothing and is named; other programs' variables are not looked at."""
+    """A misspelt variable changes nothing and is named with what was meant; other programs' variables are not looked at."""
     environ = {"MISTRAL_FILTER_FIELD": "current", "MISTRAL_FILTER_FIELDS": "classic", "FIELDS": "x", "MISTRAL_API_KEY": "x"}
     assert from_environment(environ) == Settings()
-    assert unknown_variables(environ) == ["MISTRAL_FILTER_FIELD"]
+    assert misspelt_variables(environ) == [
+        "MISTRAL_FILTER_FIELD is not a setting of this version and is ignored; did you mean MISTRAL_FILTER_FIELDS?"
+    ]
+    assert misspelt_variables({"MISTRAL_FILTER_QQ": ""}) == ["MISTRAL_FILTER_QQ is not a setting of this version and is ignored."]
+
+
+def test_a_misspelt_variable_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that are forked after the master has said it do not repeat it."""
+    monkeypatch.setenv("MISTRAL_FILTER_ONCE_ONLY", "x")
+    assert [sentence.split()[0] for sentence in new_warnings()] == ["MISTRAL_FILTER_ONCE_ONLY"]
+    assert new_warnings() == []
 
 
 def test_the_processs_own_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from mistral_filter.proxy.logs import Record, RequestLog, configure
 from mistral_filter.proxy.metrics import create_metrics
 from mistral_filter.proxy.page import create_page
 from mistral_filter.proxy.secret import ServerKey
-from mistral_filter.proxy.settings import SettingError, Settings, from_environment, unknown_variables
+from mistral_filter.proxy.settings import SettingError, Settings, from_environment, new_warnings
 from mistral_filter.proxy.upstream import Upstream
 from mistral_filter.proxy.view import METHODS, create_blueprint, error_response
 
@@ -39,13 +39,13 @@ def create_app(settings: Settings | None = None) -> Flask:
 
     Raises SettingError, which names the variable, for a setting that cannot be used.
     """
-    ignored: list[str] = []
+    warnings: list[str] = []
     if settings is None:
-        settings, ignored = from_environment(), unknown_variables()
+        settings, warnings = from_environment(), new_warnings()
     settings.check()
     configure(settings.log_level, settings.log_format)
-    for name in ignored:
-        logging.getLogger("mistral_filter").warning("%s is not a setting of this version: ignored", name)
+    for sentence in warnings:
+        logging.getLogger("mistral_filter").warning("%s", sentence)
     bases = {"": settings.upstream, **settings.upstreams}
     own_keys = {"": settings.api_key, **settings.api_keys}
     upstreams = {name: _upstream(name, base, settings) for name, base in bases.items()}

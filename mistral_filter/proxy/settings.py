@@ -6,6 +6,7 @@ value that may hold a secret. README.md has the same table: name, default and se
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import ssl
@@ -19,7 +20,7 @@ from mistral_filter.middleware import MAX_BODY
 from mistral_filter.paths import PATHS, ROOTS
 from mistral_filter.proxy.cors import parse_origins
 
-__all__ = ["SETTINGS", "SettingError", "Settings", "from_environment", "unknown_variables"]
+__all__ = ["SETTINGS", "SettingError", "Settings", "from_environment", "misspelt_variables", "new_warnings"]
 
 _PREFIX = "MISTRAL_FILTER_"
 _UPSTREAMS = {"codestral": "https://codestral.mistral.ai"}
@@ -290,10 +291,27 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
     return settings
 
 
-def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
-    """The variables in *environ* that look like settings but are not: misspelt, or of another version."""
-    known = {setting.variable for setting in SETTINGS}
-    return sorted(name for name in (os.environ if environ is None else environ) if name.startswith(_PREFIX) and name not in known)
+def misspelt_variables(environ: Mapping[str, str] | None = None) -> list[str]:
+    """A sentence for each variable in *environ* that looks like a setting but is none: misspelt, or of another version."""
+    known = [setting.variable for setting in SETTINGS]
+    names = sorted(os.environ if environ is None else environ)
+    return [_suggestion(name[:100], known) for name in names if name.startswith(_PREFIX) and name not in known]
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    short = {variable[len(_PREFIX) :]: variable for variable in known}  # the prefix would make all of them alike
+    close = difflib.get_close_matches(name[len(_PREFIX) :].upper(), short, 1)
+    return f"{name} is not a setting of this version and is ignored" + (f"; did you mean {short[close[0]]}?" if close else ".")
+
+
+_warned: set[str] = set()
+
+
+def new_warnings() -> list[str]:
+    """What ``misspelt_variables`` says, each sentence once for a process and those forked from it."""
+    fresh = [sentence for sentence in misspelt_variables() if sentence not in _warned]
+    _warned.update(fresh)
+    return fresh
 
 
 # --------------------------------------------------------------------------------- what the server and the platform set
