@@ -17,10 +17,7 @@ import argparse
 import errno
 import re
 import signal
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import ThreadingHTTPServer
 
 from mistral_filter.sandbox.content import NO_MODEL, RESULT_CAME
@@ -38,11 +35,8 @@ __all__ = [
     "make_server",
     "refused_by_model",
     "responses_violations",
-    "running",
     "violations",
 ]
-
-_READY = "mistral-filter sandbox on "
 
 
 def make_server(host: str = "127.0.0.1", port: int = 0, *, delay: float = 0.02) -> ThreadingHTTPServer:
@@ -55,24 +49,6 @@ def make_server(host: str = "127.0.0.1", port: int = 0, *, delay: float = 0.02) 
     server = Server(("127.0.0.1" if host == "localhost" else host, port), Handler)
     server.delay = delay
     return server
-
-
-@contextmanager
-def running(host: str = "127.0.0.1", port: int = 8001) -> Iterator[str]:
-    """The sandbox in a process of its own for as long as the block lasts; gives its address, such as http://127.0.0.1:8001.
-
-    It listens when the block begins. Raises ChildProcessError where it cannot start; it has said why on standard error.
-    """
-    command = [sys.executable, "-m", "mistral_filter.sandbox", "--host", host, "--port", str(port)]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - no shell
-        try:
-            assert process.stdout
-            line = process.stdout.readline().strip()
-            if not line.startswith(_READY):
-                raise ChildProcessError("the sandbox did not start")
-            yield line.removeprefix(_READY)
-        finally:
-            process.terminate()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -98,6 +74,6 @@ def main(argv: list[str] | None = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     with server:
-        sys.stdout.write("{}http://{}:{}\n".format(_READY, *server.server_address))
+        sys.stdout.write("mistral-filter sandbox on http://{}:{}\n".format(*server.server_address))
         sys.stdout.flush()
         server.serve_forever()

@@ -22,7 +22,7 @@ import records
 import sdk
 from asking import KEY, ask, post
 
-from mistral_filter.sandbox import NO_MODEL, RESULT_CAME, broken_rule, main, make_server, running, violations
+from mistral_filter.sandbox import NO_MODEL, RESULT_CAME, broken_rule, main, make_server, violations
 
 Json = dict[str, Any]
 
@@ -1121,22 +1121,6 @@ def test_a_port_in_use_is_one_sentence(port: int, capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit) as stopped:
         main(["--port", str(port)])
     assert stopped.value.code == f"mistral-filter sandbox: port {port} on 127.0.0.1 is in use; choose another with --port."
-
-
-def test_runs_beside_another_program() -> None:
-    """``running`` gives the address of a sandbox that answers, and stops it when the block ends."""
-    with running(port=0) as url:
-        where = int(url.rpartition(":")[2])
-        assert post(where, chat())[0] == 200
-    with pytest.raises(ConnectionRefusedError):
-        post(where, chat())
-
-
-def test_running_tells_that_it_could_not_start(port: int, capfd: pytest.CaptureFixture[str]) -> None:
-    """On a port in use ``running`` raises, and the program has said why."""
-    with pytest.raises(ChildProcessError), running(port=port):
-        pass
-    assert capfd.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
