@@ -82,6 +82,7 @@ CODES: dict[str, Code] = {
     "bad_request": Code(400, _REQUEST, "Bad Request."),
     "bad_transfer_encoding": Code(400, _REQUEST, "Of transfer codings only chunked is understood."),
     "body_cut_short": Code(400, _REQUEST, "The body could not be read: its framing is broken."),
+    "embedding_dimension": Code(400, _REQUEST, "The model gives embeddings of one size only."),
     "foreign_file_id": Code(400, _REQUEST, "Mistral cannot read a file that was uploaded elsewhere."),
     "invalid_json": Code(400, _REQUEST, "Invalid JSON."),
     "json_too_deep": Code(400, _REQUEST, f"Invalid JSON: a value nests deeper than {MAX_DEPTH} levels."),

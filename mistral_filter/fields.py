@@ -2,8 +2,9 @@
 
 Sources: the official SDK ``mistralai`` 3.7.0 (read 2026-11-23) for names and nullability, Mistral's OpenAPI document of
 2026-08-21 for ranges and for the three tool types that only it lists (web_search, web_search_premium, code_interpreter),
-``mistral-common`` 1.13.1 for ``CHUNKS_BY_ROLE``, TOOL_CALL_ID and FUNCTION_NAME. ``make drift`` compares the names with the
-newest SDK. Mistral refuses a key that a strict object does not list: 422 ``extra_forbidden``.
+``mistral-common`` 1.13.1 for ``CHUNKS_BY_ROLE``, TOOL_CALL_ID and FUNCTION_NAME. What depends on the model has its sources
+beside it. ``make drift`` compares names and words with the newest SDK. Mistral refuses a key that a strict object does not list:
+422 ``extra_forbidden``.
 
 A table is a tree of four kinds of node. A JSON value of a kind that its node does not describe (a string where an
 ``Array`` stands, say) is never judged: the API explains that better than a filter can.
@@ -17,17 +18,21 @@ from typing import NamedTuple
 __all__ = [
     "CHAT_FIELDS",
     "CHUNKS_BY_ROLE",
+    "DIMENSIONS",
+    "EFFORTS",
     "ENDPOINTS",
     "FUNCTION_NAME",
     "KEEP",
     "MESSAGES",
     "NEUTRAL",
+    "REASONING",
     "SET",
     "TOOL_CALL_ID",
     "WITHOUT_EFFECT",
     "Array",
     "Node",
     "Object",
+    "Reasoning",
     "Tagged",
     "Value",
 ]
@@ -54,6 +59,8 @@ class Object(NamedTuple):
     fields: Mapping[str, Node]
     required: tuple[str, ...] = ()
     null: bool = True
+    choices: tuple[str, ...] = ()
+    """The strings accepted in place of the object."""
 
 
 class Array(NamedTuple):
@@ -135,10 +142,11 @@ CHUNKS_BY_ROLE: Mapping[str, frozenset[str]] = {
     "system": frozenset(("text", "thinking")),
     "user": frozenset(_CHUNK.variants) - {"thinking"},
     "assistant": frozenset(("text", "thinking", "reference")),
-    "tool": frozenset(("text",)),
+    "tool": frozenset(("text", "image_url")),
 }
 """The chunk types that a message of each role may hold. mistral-common 1.13.1: ``_allowed_content_chunks``, and for tools
-``_validate_tool_content_chunks`` of all models before tokenizer v15. ``reference``, which it does not know, is what answers
+``_validate_tool_content_chunks`` of all models before tokenizer v15; an image in a tool's message is taken nevertheless (16
+recorded 200s, 2025-08 to 2026-06). ``reference``, which it does not know, is what answers
 with citations hold (OpenAPI 2026-08-21, AssistantMessage) and what clients feed back."""
 
 _MESSAGE = Tagged(
@@ -215,6 +223,64 @@ _RESPONSE_FORMAT_FIELDS: Mapping[str, Node] = {
     "json_schema": Object({"name": SET, "description": KEEP, "schema": SET, "strict": SET}, required=("name", "schema")),
 }
 
+# ------------------------------------------------------------------------------------------------------------------- models
+
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+"""The words for how much a model shall reason, from the least to the most (mistralai 3.7.0, mistral-common 1.13.1)."""
+
+
+class Reasoning(NamedTuple):
+    """What is known of how some models reason."""
+
+    names: tuple[str, ...]
+    """Their names; ``*`` stands for any characters."""
+    since: int = 0
+    """Of these names, only those that end in this date or a later one, year and month: 2603 is March 2026."""
+    before: int = 0
+    """Of these names, only those that end in an earlier date."""
+    reads: bool = True
+    """Whether they reason, and take their earlier reasoning back."""
+    efforts: tuple[str, ...] | None = None
+    """The words of EFFORTS that they take; (): they refuse the field; None: not known."""
+
+    def includes(self, date: int | None) -> bool:
+        """Whether a name that ends in *date* is meant; None: it ends in none."""
+        if not self.since and not self.before:
+            return True
+        return date is not None and date >= max(self.since, _FIRST_DATE) and (not self.before or date < self.before)
+
+
+_FIRST_DATE = 2301
+"""Mistral's first model is of 2023; a smaller number is no date."""
+_SWITCH = ("none", "high")
+
+REASONING: tuple[Reasoning, ...] = (
+    Reasoning(("magistral*",), efforts=()),
+    Reasoning(("zai-glm-5-3",), efforts=("low", "high", "max")),
+    Reasoning(("zai-glm*", "mistral-large-4*")),
+    Reasoning(("mistral-small-latest", "mistral-small-2603"), efforts=_SWITCH),
+    Reasoning(("mistral-medium-latest", "mistral-medium-3-5", "mistral-medium-2604"), efforts=_SWITCH),
+    Reasoning(("mistral-small-*",), since=2603),
+    Reasoning(("mistral-medium-*",), since=2604),
+    Reasoning(
+        ("mistral-*", "ministral-*", "codestral-*", "devstral-*", "open-*", "pixtral-*", "voxtral-*"),
+        before=2603,
+        reads=False,
+        efforts=(),
+    ),
+)
+"""The first entry that fits a name counts; of other names nothing is known, and their effort is left as it is.
+
+Which models reason and want their reasoning back: Mistral's documentation of 2026-11, its example ``reasoning_multi_turn``
+(client-ts 2.2.5), recorded 200s with thinking chunks (magistral in 2025, mistral-small-latest in 2026-08). The efforts: the
+API's 400 code 3051, which names them (mozilla-ai/any-llm#1241 of 2026-08, anomalyco/models.dev#7334 of 2026-09).
+mistral-medium-latest is 2604 (2026-11). Models with a tokenizer before v15, which came with mistral-small-2603, refuse the
+field (mistral-common 1.13.1, ``MistralRequestValidator``); those are magistral and what has an earlier date."""
+
+DIMENSIONS: Mapping[str, int] = {"mistral-embed": 1024, "mistral-embed-2312": 1024}
+"""How many numbers an embedding has, for models that refuse ``output_dimension`` (plastic-labs/honcho#772 of 2026-06 and three
+more code bases that leave it out; codestral-embed takes it)."""
+
 # ---------------------------------------------------------------------------------------------------------------- endpoints
 
 _SAMPLING: Mapping[str, Node] = {
@@ -236,7 +302,10 @@ _CONVERSATION: Mapping[str, Node] = {
     "response_format": Object(_RESPONSE_FORMAT_FIELDS, null=False),
     "tools": Array(_TOOL),
     "tool_choice": Object(
-        {"type": SET, "function": Object({"name": SET}, required=("name",), null=False)}, required=("function",), null=False
+        {"type": SET, "function": Object({"name": SET}, required=("name",), null=False)},
+        required=("function",),
+        null=False,
+        choices=("auto", "none", "any", "required"),
     ),
     "presence_penalty": Value(low=-2, high=2),
     "frequency_penalty": Value(low=-2, high=2),
@@ -249,7 +318,7 @@ _CONVERSATION: Mapping[str, Node] = {
     "n": Value(low=1),
     "prediction": Object({"type": SET, "content": SET}, null=False),
     "parallel_tool_calls": SET,
-    "reasoning_effort": Value(choices=("none", "minimal", "low", "medium", "high", "xhigh")),
+    "reasoning_effort": Value(choices=EFFORTS),
     "prompt_mode": Value(choices=("reasoning",)),
     "guardrails": KEEP,
     "service_tier": Value(choices=("auto", "standard_only")),

@@ -6,21 +6,23 @@ came in, and write back only what changed. Translations (``mistral_filter.dialec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache, partial
 from typing import NamedTuple
 
 from msgspec import Raw
 
 from mistral_filter.changes import Change
-from mistral_filter.dialect import request, tools
+from mistral_filter.dialect import effort, request, tools
 from mistral_filter.dialect.messages import Conversation
 from mistral_filter.dialect.responses import responses_body
+from mistral_filter.dialect.thoughts import reads_reasoning
 from mistral_filter.document import Document
 from mistral_filter.errors import Refused, TooDeep
 from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, KEEP
 from mistral_filter.fields import Object as Table
 from mistral_filter.judge import Judge, Location
+from mistral_filter.models import aliases_of
 from mistral_filter.parsing import parse_with_surrogates
 from mistral_filter.parts import Array, Object, encode
 from mistral_filter.surrogates import Surrogates
@@ -63,19 +65,23 @@ def filter_body(
     translate: bool = True,
     bridge: bool = False,  # Mistral accepts a user message after a tool's since 2026-04
     strict: bool = False,
+    models: Mapping[str, str] | None = None,
     leave_out: Callable[[str | None], Iterable[Location]] | Iterable[Location] = (),
 ) -> Filtered:
     """The JSON *body* of a request to *endpoint* (a key of ``fields.ENDPOINTS``), as Mistral accepts it.
 
     *fields* is the list for chat, ``classic`` or ``current``; *allow* and *drop* add to and take away from the endpoint's
     top-level names; *translate* turns what has a counterpart into it; *bridge* puts an assistant message between a tool's
-    and a user's; *strict* refuses to lose anything. *leave_out* are places of fields that Mistral refused before, each a tuple
+    and a user's; *strict* refuses to lose anything. *models* gives models the names that clients use for them: an exact name
+    counts before a pattern (``{"gpt-4o": "mistral-large-latest", "gpt-*": "mistral-small-latest"}``), of patterns the first that
+    matches, also without *translate*. *leave_out* are places of fields that Mistral refused before, each a tuple
     of keys with ``"*"`` for the index of a list: ``("messages", "*", "name")``, or a function that gives them for the model's
     name; what the endpoint requires, and a message's role and content, stay nevertheless. Without a change the very same bytes
     come back.
 
     Raises InvalidJSON, TooDeep, TooComplex and BadRequest for a body that is not a JSON object of bounded depth and size,
-    Refused for what has no translation or, in strict mode, would be lost; KeyError for an unknown *endpoint* or *fields*.
+    Refused for what has no translation or, in strict mode, would be lost; KeyError for an unknown *endpoint* or *fields*;
+    ValueError for *models* that cannot be used.
     """
     lists = _lists(endpoint, fields, tuple(allow), tuple(drop))
     body = body.removeprefix(BOM)
@@ -83,11 +89,14 @@ def filter_body(
         document = Document(body)
         top, hidden = parse_with_surrogates(body)
         root = document.top(top, hidden.body if hidden else body)
+        if models and "model" in lists.accepted.fields:
+            _resolve_alias(root, models)
+        places = tuple(leave_out(root.text("model")) if callable(leave_out) else leave_out)
         conversation = None
         if translate:
-            _translate(root, endpoint, lists.accepted)
-            conversation = partial(_converse, root, endpoint in _CHAT_ENDPOINTS, bridge)
-        places = leave_out(root.text("model")) if callable(leave_out) else leave_out
+            stays = lists.accepted.fields.keys() - {place[0] for place in places if len(place) == 1}
+            reads = _translate(root, endpoint, stays)
+            conversation = partial(_converse, endpoint in _CHAT_ENDPOINTS, reads, bridge)
         judge = Judge(repair=translate, leave_out=places, conversation=conversation)
         judge.top(root, lists.accepted, lists.left_out)
         document.finish()
@@ -96,11 +105,27 @@ def filter_body(
         raise TooDeep from None
 
 
-def _translate(root: Object, endpoint: str, accepted: Table) -> None:
-    """All rules above the messages; those are translated when the judge comes to them."""
-    names = accepted.fields
+def _resolve_alias(root: Object, models: Mapping[str, str]) -> None:
+    name = root.text("model")
+    if name is not None and (model := aliases_of(tuple(models.items())).resolve(name)) != name:
+        root.set("model", model, "the setting models gives this name another model", to=model)
+
+
+def _translate(root: Object, endpoint: str, names: Collection[str]) -> bool:
+    """All rules above the messages, which are translated when the judge comes to them. *names* are the fields that stay.
+
+    Returns whether the messages may hold earlier reasoning.
+    """
+    reasons = reads = False
     if endpoint in _CHAT_ENDPOINTS:
-        responses_body(root)
+        model = root.text("model") if "model" in names else None
+        effort.rename_effort(root)
+        if "reasoning_effort" in names:
+            effort.nearest_effort(root, "reasoning_effort", model)
+            reasons = effort.asks_for_effort(root, "reasoning_effort")
+        reasons = reasons or ("prompt_mode" in names and root.text("prompt_mode") == "reasoning")
+        reads = reads_reasoning(model, asked=reasons)
+        responses_body(root, reads_reasoning=reads)
         if "functions" in root.fields or "function_call" in root.fields:
             tools.legacy_functions(root)
         if "tools" in names:
@@ -109,15 +134,20 @@ def _translate(root: Object, endpoint: str, accepted: Table) -> None:
         if "prediction" in names:
             request.prediction(root)
         request.response_format(root)
-        request.reasoning(root)
     elif endpoint == "embeddings":
         request.embedding_input(root)
+        request.embedding_dimension(root)
+    elif endpoint in ("chat/moderations", "chat/classifications"):
+        request.moderated_messages(root, nested=endpoint == "chat/classifications")
     request.rename_fields(root, names)
     request.stop(root)
+    if "temperature" in names and "top_p" in names:
+        effort.greedy_sampling(root, reasons=reasons)
+    return reads
 
 
-def _converse(root: Object, ordered: bool, bridge: bool, messages: Array, judge: Judge) -> None:
-    Conversation(ordered=ordered, reads_reasoning=request.reads_reasoning(root), bridge=bridge)(messages, judge)
+def _converse(ordered: bool, reads: bool, bridge: bool, messages: Array, judge: Judge) -> None:
+    Conversation(ordered=ordered, reads_reasoning=reads, bridge=bridge)(messages, judge)
 
 
 def _result(root: Object, hidden: Surrogates | None, body: bytes, endpoint: str, *, strict: bool) -> Filtered:

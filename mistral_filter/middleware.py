@@ -25,6 +25,7 @@ from mistral_filter.changes import HEADER, as_header
 from mistral_filter.errors import BadRequest, BodyTooLarge, MistralFilterError, NotFound, UnsupportedEncoding
 from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS
 from mistral_filter.filtering import filter_body
+from mistral_filter.models import check_models
 from mistral_filter.paths import locate
 
 if TYPE_CHECKING:
@@ -48,14 +49,15 @@ _log = logging.getLogger("mistral_filter")
 class MistralFilter:
     """Filters the bodies of POST requests to Mistral's endpoints on their way to *app*.
 
-    The keyword arguments *fields*, *allow*, *drop*, *translate*, *bridge* and *strict* are those of ``filter_body``.
+    The keyword arguments *fields*, *allow*, *drop*, *translate*, *bridge*, *strict* and *models* are those of ``filter_body``.
     *max_body* is in bytes. *routes* names paths of the application's own, ``{"/my/chat": "chat"}``; each is matched with and
     without a slash at its end. *prefixes* are the places below which Mistral's paths are looked for: ``("", "/ai")`` is the root
     and ``/ai``, ``()`` is *routes* only. *admit* gets the environ of a request to an endpoint before a byte of its body is read,
     and may raise a MistralFilterError. *leave_out* is called with the environ, the endpoint and the model's name, and gives the
     places for ``filter_body`` to leave out; not in strict mode.
 
-    Raises ValueError for an unknown list or endpoint, and for a prefix that is not ``""`` or ``/name``.
+    Raises ValueError for an unknown list or endpoint, for *models* that cannot be used, and for a prefix that is not ``""`` or
+    ``/name``.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class MistralFilter:
         translate: bool = True,
         bridge: bool = False,
         strict: bool = False,
+        models: Mapping[str, str] | None = None,
         max_body: int = MAX_BODY,
         routes: Mapping[str, str] | None = None,
         prefixes: Iterable[str] = ("",),
@@ -82,11 +85,15 @@ class MistralFilter:
         self._routes = {path.rstrip("/"): endpoint for path, endpoint in (routes or {}).items()}
         self._prefixes = tuple(prefixes)
         self._filter = partial(
-            filter_body, fields=fields, allow=tuple(allow), drop=tuple(drop), translate=translate, bridge=bridge
+            filter_body, fields=fields, allow=tuple(allow), drop=tuple(drop), translate=translate, bridge=bridge, models=models
         )
         # an unknown name stops the start, not a request
         if fields not in CHAT_FIELDS:
             raise ValueError(f"fields={fields!r}: there is no such list; the lists are {', '.join(CHAT_FIELDS)}")
+        try:
+            check_models(models or {})
+        except ValueError as error:
+            raise ValueError(f"models: {error}") from None
         for path, endpoint in (routes or {}).items():
             if endpoint not in ENDPOINTS:
                 raise ValueError(f"routes: {path!r} means {endpoint!r}; the endpoints are {', '.join(ENDPOINTS)}")

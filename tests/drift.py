@@ -1,4 +1,4 @@
-"""Compare the tables of ``mistral_filter.fields`` with the installed SDK: ``python tests/drift.py``.
+"""Compare the tables of ``mistral_filter.fields`` with the installed SDK, names and words: ``python tests/drift.py``.
 
 Mistral's list of fields moves (``min_tokens`` left chat in 2024 and came back in SDK 3.2), and a table that lags throws away
 what a caller has asked for. Exit status 1 and a line for each difference that EXCEPTIONS does not explain; 0 when there is
@@ -20,7 +20,6 @@ EXCEPTIONS: Mapping[str, str] = {
     "tools[web_search]: gone from the SDK": "in the OpenAPI document of 2026-08-21",
     "tools[web_search_premium]: gone from the SDK": "in the OpenAPI document of 2026-08-21",
     "tools[code_interpreter]: gone from the SDK": "in the OpenAPI document of 2026-08-21",
-    "reasoning_effort='max': new in the SDK": "not in the OpenAPI document of 2026-08-21",
     "guardrails: new keys inside": "an open object: further keys are accepted, so there is nothing to judge",
     "input: a list is accepted too": _CONVERSATIONS,
     "input[]: a list is accepted too": _CONVERSATIONS,
@@ -73,6 +72,8 @@ def _inside(path: str, node: Node, shape: sdk.Shape) -> Iterator[str]:
     else:
         if shape.items is not None:
             yield f"{path if isinstance(node, Object) else f'{path}[]'}: a list is accepted too"
+        if isinstance(node, Object):
+            yield from _choices(path, node, shape)
         if not shape.variants:
             yield f"{path}: no object in the SDK"
         elif isinstance(node, Object):
@@ -81,7 +82,8 @@ def _inside(path: str, node: Node, shape: sdk.Shape) -> Iterator[str]:
             yield from _variants(path, node, shape)
 
 
-def _choices(path: str, node: Value, shape: sdk.Shape) -> Iterator[str]:
+def _choices(path: str, node: Value | Object, shape: sdk.Shape) -> Iterator[str]:
+    """Compare the words that a value has to be, or that may stand in place of an object."""
     # A single choice is a constant such as type: "content"; beside a plain string, the choices are only examples.
     open_ended = "string" in shape.scalars or (len(shape.choices) == 1 and not node.choices)
     theirs = frozenset() if open_ended else shape.choices

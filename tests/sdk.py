@@ -50,6 +50,9 @@ ALSO_TOOLS: Mapping[str, Model] = {
 }
 """Tools that the OpenAPI document of 2026-08-21 lists for chat and agents and that SDK 3.7.0 only has elsewhere."""
 
+ALSO_OBJECTS = ("input_audio",)
+"""Objects that the API takes where the SDK has a string only (recorded 200s, voxtral-small, 2026-08)."""
+
 RANGES: Mapping[str, Callable[[float], bool]] = {
     "temperature": lambda x: 0 <= x <= 1.5,
     "top_p": lambda x: 0 < x <= 1,
@@ -220,6 +223,8 @@ def _refusals(shape: Shape, value: Json, where: str) -> Iterator[str]:
     if value is None:
         if not shape.null:
             yield f"{where}: null"
+    elif isinstance(value, dict) and where.rpartition(".")[2] in ALSO_OBJECTS:
+        return
     elif isinstance(value, dict):
         if not shape.free:
             yield from _variant_refusals(shape, value, where)
@@ -254,7 +259,10 @@ def _variant_refusals(shape: Shape, value: Mapping[str, Json], where: str) -> It
             yield from _object_refusals(known[tag], value, f"{where}.")
         else:
             yield f"{where}.{key}: {tag!r:.60} is not one of {', '.join(sorted(known))}"
-    elif shape.tagged or where.startswith("tools["):
+    elif where.startswith("tools["):
+        # 93 recorded requests with tools without a type were accepted (2025-04 to 2026-02)
+        yield from _object_refusals(shape.variants["function"], value, f"{where}.")
+    elif shape.tagged:
         yield f"{where}.{key}: missing"
     else:
         attempts = [list(_object_refusals(model, value, f"{where}.")) for model in shape.variants.values()]
@@ -291,11 +299,23 @@ def common_accepts(body: dict[str, Json]) -> list[str]:
         return [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
     except (MistralCommonException, ValueError) as error:
         return [str(error)]
-    return [
+    empty = [
         f"messages[{i}]: assistant message with neither content nor tool_calls"
         for i, message in enumerate(messages)
         if message.get("role") == "assistant" and not message.get("content") and not message.get("tool_calls")
     ]
+    return [*empty, *greedy_refusals(body)]
+
+
+def greedy_refusals(body: dict[str, Json]) -> list[str]:
+    """The API's 400 code 3054: at temperature 0 ``top_p`` must be 1, and given if the request asks for reasoning (reports of
+    2024-11 to 2026-08)."""
+    effort = body.get("reasoning_effort")
+    reasons = (isinstance(effort, str) and effort != "none") or body.get("prompt_mode") == "reasoning"
+    temperature, top_p = body.get("temperature"), body.get("top_p")
+    if isinstance(temperature, bool) or temperature != 0 or isinstance(top_p, (bool, str, list, dict)):
+        return []
+    return ["top_p must be 1 when using greedy sampling"] if top_p != 1 and (reasons or top_p is not None) else []
 
 
 def _message(message: Mapping[str, Json]) -> dict[str, Json]:
@@ -303,7 +323,10 @@ def _message(message: Mapping[str, Json]) -> dict[str, Json]:
     a null in ``content`` of user and tool, which the API's schema allows."""
     kept = {key: value for key, value in message.items() if key in _MODELLED}
     if isinstance(kept.get("content"), list):
-        kept["content"] = [_chunk(chunk) for chunk in kept["content"]]
+        chunks = kept["content"]
+        if kept.get("role") == "tool":  # 16 recorded requests with images in a tool's message were accepted (2025-08 to 2026-06)
+            chunks = [{"type": "text", "text": "image"} if chunk.get("type") == "image_url" else chunk for chunk in chunks]
+        kept["content"] = [_chunk(chunk) for chunk in chunks]
     elif kept.get("role") in ("user", "tool") and "content" in kept:
         kept["content"] = kept["content"] or ""
     if kept.get("tool_calls"):

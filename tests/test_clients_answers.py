@@ -303,11 +303,11 @@ def test_openai_streamed_reasoning_before_a_tool_call(scripted: OpenAI, upstream
 
 
 def test_openai_feeds_reasoning_back(scripted: OpenAI, upstream: ScriptedUpstream) -> None:
-    """The answer sent back whole is what Mistral gave; to a model that does not read thoughts it is its text alone."""
+    """The answer sent back whole is what Mistral gave; to a model that is not known to reason it is its text alone."""
     upstream.script = json_answer(completion(content=[thinking("Hm."), text("Yes.")]))
     message = scripted.chat.completions.create(model=THINKER, messages=[USER]).choices[0].message
     messages: list[Any] = [USER, message.model_dump(), {"role": "user", "content": "Why?"}]
-    for model in (THINKER, MODEL):
+    for model in (THINKER, "mistral-large-latest"):
         scripted.chat.completions.create(model=model, messages=messages)
     _, to_thinker, to_other = (request.json() for request in upstream.requests)
     assert to_thinker["messages"][1] == {"role": "assistant", "content": [thinking("Hm."), text("Yes.")], "tool_calls": None}

@@ -54,6 +54,17 @@ def test_a_changed_body_is_status_1() -> None:
     assert "\x1b" not in out  # no colour where nobody sees it
 
 
+def test_names_of_models_are_resolved_as_in_the_setting() -> None:
+    """The option takes what MISTRAL_FILTER_MODELS takes; one that cannot be used is refused with the reason."""
+    status, out, _ = run(b'{"model":"gpt-4o"}', "--models", "gpt-*=mistral-small-latest gpt-4o=mistral-large-latest")
+    assert status == 1
+    assert out.splitlines()[0].split()[:5] == ["set", "model", "->", "mistral-large-latest", "none"]
+    status, out, err = run(GOOD, "--models", "gpt-4o")
+    assert (status, out) == (2, "")
+    assert "--models" in err
+    assert "write NAME=MODEL" in err
+
+
 @pytest.mark.parametrize("body", [b"{", b"", b"[]", b"\xff"])
 def test_a_refused_body_is_status_2(body: bytes) -> None:
     """Refused: the status and the sentence of the error; status 2."""

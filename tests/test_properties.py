@@ -136,7 +136,7 @@ ITEMS = st.lists(
 )
 NUMBERS = st.none() | st.integers(-2, 3) | st.floats(-3, 3)
 BODY = near(
-    model=st.sampled_from(["m", "magistral-small"]),
+    model=st.sampled_from(["m", "magistral-small", "mistral-small-latest", "zai-glm-5-3", "codestral-2508"]),
     messages=MESSAGES,
     temperature=NUMBERS,
     top_p=NUMBERS,

@@ -28,6 +28,7 @@ DEFAULTS: dict[str, Any] = {
     "translate": True,
     "bridge": False,
     "strict": False,
+    "models": {},
     "learn": True,
     "reasoning": "openai",
     "api_key": None,
@@ -105,6 +106,9 @@ def test_an_empty_variable_is_not_set(name: str) -> None:
         ("translate", "On", True),
         ("bridge", "on", True),
         ("strict", "on", True),
+        ("models", "gpt-4o=mistral-large-latest", {"gpt-4o": "mistral-large-latest"}),
+        ("models", " gpt-*=small  gpt-4o=large,*=small ", {"gpt-*": "small", "gpt-4o": "large", "*": "small"}),
+        ("models", "mistral-large-latest=mistral-large-latest", {"mistral-large-latest": "mistral-large-latest"}),
         ("learn", "off", False),
         ("max_body", "1000", 1000),
         ("max_body", "64k", 65536),
@@ -195,6 +199,14 @@ WRONG = [
     ("upstreams", "eu=http://api.mistral.ai"),
     ("upstreams", "eu=https://api.mistral.ai/v1"),
     ("upstreams", "good=https://api.mistral.ai bad"),
+    ("models", "gpt-4o"),
+    ("models", "gpt-4o="),
+    ("models", "=mistral-large-latest"),
+    ("models", "gpt-4o=mistral-*"),
+    ("models", "gpt-4o=a=b"),
+    ("models", "gpt-4o=a gpt-4o=b"),
+    ("models", "gpt-4o=a a=b"),
+    ("models", "gpt-4o = mistral-large-latest"),
     ("fields", "Classic"),
     ("fields", "modern"),
     ("fields", "classic,current"),
@@ -549,11 +561,13 @@ def test_create_app_takes_settings() -> None:
         fields="current",
         translate=False,
         max_body=100,
+        models={"gpt-*": "mistral-small-latest"},
         cors_origins=("https://a.example",),
     )
     client = create_app(settings).test_client()
     explained = client.post("/explain/chat", data=b'{"n":2,"seed":1}').json
     assert explained["after"] == {"n": 2}
+    assert client.post("/explain/chat", data=b'{"model":"gpt-4o"}').json["after"] == {"model": "mistral-small-latest"}
     response = client.post("/v1/chat/completions", data=b" " * 101, headers={"Origin": "https://a.example"})
     assert (response.status_code, response.headers["Access-Control-Allow-Origin"]) == (413, "https://a.example")
     assert client.post("/explain/chat", data=b" " * 101).status_code == 413

@@ -14,6 +14,7 @@ import msgspec
 from mistral_filter.explain import Explanation
 from mistral_filter.explain import explain as explanation_of
 from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS
+from mistral_filter.models import parse_models
 
 __all__ = ["explain"]
 
@@ -24,6 +25,13 @@ _LONGEST_DIFF = 20_000
 """Lines of a body that are compared; the comparison of more could take minutes."""
 
 
+def _parsed(_context: click.Context, _parameter: click.Parameter, text: str) -> dict[str, str]:
+    try:
+        return parse_models(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 @click.command()
 @click.argument("file", type=click.File("rb"), default="-")
 @click.option(
@@ -32,13 +40,19 @@ _LONGEST_DIFF = 20_000
 @click.option("--fields", type=click.Choice(list(CHAT_FIELDS)), default="classic", show_default=True, help="The list for chat.")
 @click.option("--strict", is_flag=True, help="Refuse rather than lose something.")
 @click.option("--no-translate", is_flag=True, help="Apply the lists only.")
+@click.option(
+    "--models", metavar="NAME=MODEL ...", default="", callback=_parsed, help="Other names for models, as in the setting."
+)
 @click.option("--json", "as_json", is_flag=True, help="Write the explanation as JSON.")
-def explain(file: BinaryIO, endpoint: str, fields: str, strict: bool, no_translate: bool, as_json: bool) -> None:
+def explain(
+    file: BinaryIO, endpoint: str, fields: str, strict: bool, no_translate: bool, models: dict[str, str], as_json: bool
+) -> None:
     """Show what would be changed in the request body in FILE (default: standard input), and why.
 
     Exit status: 0 nothing to change, 1 changed, 2 refused.
     """
-    explanation = explanation_of(file.read(), endpoint, fields=fields, strict=strict, translate=not no_translate)
+    options = {"fields": fields, "strict": strict, "translate": not no_translate, "models": models}
+    explanation = explanation_of(file.read(), endpoint, **options)
     if as_json:
         click.echo(explanation.as_json())
     else:

@@ -6,9 +6,11 @@ recorded requests of OpenAI-style clients, OpenAI's API reference of 2026-11, an
 =============== ==================================================================================
 ``responses``   a Responses body that was sent to chat/completions
 ``request``     the top level: renamed fields, OpenAI's forms of Mistral's fields
+``effort``      how much a model shall reason, and greedy sampling
 ``tools``       ``tools``, ``tool_choice`` and the schemas in them
 ``messages``    a conversation: roles and places, contents, then the list
 ``chunks``      content parts
+``thoughts``    earlier reasoning
 ``calls``       tool calls and their results
 ``values``      single values, and what a dropped field was worth
 =============== ==================================================================================

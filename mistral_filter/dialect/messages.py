@@ -8,7 +8,8 @@ from __future__ import annotations
 from msgspec import Raw
 
 from mistral_filter.dialect.calls import Calls
-from mistral_filter.dialect.chunks import holds_thoughts, translate_content
+from mistral_filter.dialect.chunks import translate_content
+from mistral_filter.dialect.thoughts import fed_back, put_first
 from mistral_filter.fields import CHUNKS_BY_ROLE
 from mistral_filter.judge import Judge
 from mistral_filter.parts import Array, Object
@@ -16,14 +17,10 @@ from mistral_filter.rawjson import NULL, Node, first_byte
 
 __all__ = ["Conversation"]
 
-_THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
-"""What clients call the reasoning that an earlier answer came with."""
-
 _BRIDGE = "Understood."
 """An assistant message may not be empty (mistral-common 1.13.1); this is the least it can say."""
 
 _FALSE = Raw(b"false")
-_NOT_READ = "the model does not read earlier reasoning"
 
 
 class Conversation:
@@ -58,16 +55,18 @@ class Conversation:
 
     def _translate(self, message: Object, role: str, index: int, calls: Calls, judge: Judge) -> list[Object]:
         """Translates what *message* holds. Returns the chunks that may not stand in it but in a user's message."""
-        thought: str | None = None
+        thought = None
         attachments: list[Object] = []
         if role == "assistant":
-            thought = _fed_back(message, reads_reasoning=self._reads_reasoning)
+            if message.text("refusal") and _is_empty(message):
+                message.rename("refusal", "content", "the answer was this refusal")
+            thought = fed_back(message, reads=self._reads_reasoning)
         elif role == "tool":
             calls.result(message)
         if role in CHUNKS_BY_ROLE and first_byte(message.fields.get("content")) != 0x22:
             attachments = translate_content(message, role, judge, reads_reasoning=self._reads_reasoning, by_role=self._ordered)
         if thought is not None:
-            _put_first(message, thought)
+            put_first(message, thought)
         if role == "assistant" and not (self._ordered and _is_empty(message)):
             # an empty one will not stand between calls and results
             calls.assistant(message, index)
@@ -149,42 +148,6 @@ class _Order:
         path = f"messages[{len(self._out)}]"
         self._messages.note("insert", path, f"a message of role {message['role']} {why}")
         self._append(message, None, message["role"])
-
-
-def _fed_back(message: Object, *, reads_reasoning: bool) -> str | None:
-    """What clients feed back of an earlier answer, beside what the lists drop anyway.
-
-    Returns the key of the reasoning that the content is to begin with, if there is any.
-    """
-    if message.text("refusal") and _is_empty(message):
-        message.rename("refusal", "content", "the answer was this refusal")
-    given = [name for name in _THOUGHTS if name in message.fields]
-    if not given:
-        return None
-    reason, thought = _NOT_READ, None
-    used = next((name for name in given if message.text(name)), None) if reads_reasoning else None
-    if used is not None:
-        reason = "the content holds the reasoning"
-        content = message.array("content")
-        if content is None or not holds_thoughts(content):
-            thought = used
-            given.remove(used)
-    for name in given:
-        message.drop(name, reason)
-    return thought
-
-
-def _put_first(message: Object, thought: str) -> None:
-    """Puts earlier reasoning, which is under the key *thought*, before the rest of an answer."""
-    content = message.array("content")
-    (content or message).note("rename", message.at(thought), "Mistral's form of reasoning", to="content")
-    chunk = {"type": "thinking", "thinking": [{"type": "text", "text": message.fields.pop(thought)}]}
-    if content is not None:
-        content.first.append(chunk)
-    elif message.text("content"):
-        message.fields["content"] = [chunk, {"type": "text", "text": message.fields["content"]}]
-    else:
-        message.fields["content"] = [chunk]
 
 
 def _is_prefix(message: Object) -> bool:

@@ -29,6 +29,15 @@ def _tool_types() -> frozenset[str]:
 _KNOWN = _tool_types()
 
 
+def _choices() -> tuple[str, ...]:
+    node = fields.ENDPOINTS["chat"].fields["tool_choice"]
+    assert isinstance(node, fields.Object)
+    return node.choices
+
+
+_CHOICES = _choices()
+
+
 def legacy_functions(body: Object) -> None:
     """``functions`` and ``function_call`` (OpenAI, 2023) become ``tools`` and ``tool_choice``."""
     functions = body.array("functions")
@@ -64,7 +73,7 @@ def tools(body: Object) -> None:
             continue
         kind = tool.text("type")
         if kind in ("function", None):
-            _function(tool, kind)
+            _function(tool)
         elif kind not in _KNOWN:
             given.drop(index, "Mistral has no tools of this type", "lost")
     if not given.items:
@@ -75,8 +84,8 @@ def tools(body: Object) -> None:
             body.drop("tool_choice", "there is no tool to choose")
 
 
-def _function(tool: Object, kind: str | None) -> None:
-    """A function tool: nested, with a type and with a schema."""
+def _function(tool: Object) -> None:
+    """A function tool: nested and with a schema. One without a type is taken as it is (93 recorded 200s)."""
     function = tool.object("function")
     if function is None:
         if "name" not in tool.fields:
@@ -86,8 +95,6 @@ def _function(tool: Object, kind: str | None) -> None:
         tool.fields["function"] = nested
         function = tool.object("function")
         assert function is not None
-    if kind is None:
-        tool.insert("type", "function", "Mistral requires it")
     if not function.has("parameters"):
         holder = tool if "input_schema" in tool.fields else function
         if holder.object("input_schema") is not None:
@@ -111,7 +118,7 @@ def tool_choice(body: Object) -> None:
         nested = {"type": "function", "function": {"name": choice.fields["name"]}}
         to = "tool_choice.function.name"
         choice.become(nested, "rename", choice.at("name"), "Mistral nests a function's name", to=to)
-    elif kind in ("auto", "none", "any", "required"):
+    elif kind in _CHOICES:
         note_rest(choice, ("type",))
         body.set("tool_choice", kind, "Mistral's form of the same word")
     elif kind not in ("function", None):

@@ -21,7 +21,6 @@ _NEAREST_TOP_P = 0.0001
 """top_p must be above 0 (OpenAPI 2026-08-21); what OpenAI clients mean by 0 is the smallest nucleus."""
 
 _NEAREST: dict[tuple[str, str], tuple[str, Loss]] = {
-    ("reasoning_effort", "max"): ("xhigh", "approximate"),
     ("service_tier", "default"): ("standard_only", "none"),
     ("detail", "original"): ("high", "approximate"),
 }

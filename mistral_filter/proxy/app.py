@@ -58,6 +58,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         "translate": settings.translate,
         "bridge": settings.bridge,
         "strict": settings.strict,
+        "models": settings.models,
     }
     app = _Synchronous("mistral_filter", static_folder=None)
     app.url_map.merge_slashes = False  # a redirected POST loses its body or its key

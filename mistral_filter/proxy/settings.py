@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mistral_filter.middleware import MAX_BODY
+from mistral_filter.models import parse_models
 from mistral_filter.paths import PATHS, ROOTS
 from mistral_filter.proxy.cors import parse_origins
 
@@ -175,6 +176,9 @@ class Settings:
     translate: bool = _setting(True, _switch, "`off` applies the lists only, as the original worker did")
     bridge: bool = _setting(False, _switch, "`on` inserts an assistant message between a tool message and a user message")
     strict: bool = _setting(False, _switch, "`on` refuses a request that would lose something")
+    models: Mapping[str, str] = _setting(
+        {}, parse_models, "`NAME=MODEL …`: other names for models, `gpt-4o=mistral-large-latest gpt-*=mistral-small-latest`"
+    )
     learn: bool = _setting(True, _switch, "`off` passes a 422 from Mistral on at once")
     reasoning: str = _setting("openai", _one_of("openai", "mistral"), "`mistral` leaves content lists as Mistral sends them")
     api_key: str | None = _setting(None, _secret, "a Mistral key that the server holds, see below", secret=True)

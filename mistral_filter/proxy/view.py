@@ -13,6 +13,7 @@ from mistral_filter.errors import MethodNotAllowed, MistralFilterError, NotFound
 from mistral_filter.explain import explain
 from mistral_filter.fields import ENDPOINTS
 from mistral_filter.middleware import MAX_BODY, read_body, wants_strict
+from mistral_filter.models import check_models
 from mistral_filter.paths import PATHS, Target, locate
 from mistral_filter.proxy.call import call_of, note_outcome
 from mistral_filter.proxy.forward import Forwarder
@@ -59,6 +60,7 @@ def create_blueprint(
     endpoints are refused. Put ``Calls`` outermost for timeouts and bounds, and set ``app.url_map.merge_slashes = False``: a
     redirected POST loses its body.
     """
+    check_models((filter_options or {}).get("models") or {})  # names that cannot be used stop the start, not a request
     blueprint = Blueprint("mistral_filter", __name__)
     prefixes = tuple("/" + name if name else "" for name in upstreams)
     send, own_keys = forwarder or Forwarder(), keys or {}

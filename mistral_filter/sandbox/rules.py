@@ -29,9 +29,6 @@ _MAY_FOLLOW = {
 }
 
 
-_CHUNKS = {**CHUNKS_BY_ROLE, "tool": CHUNKS_BY_ROLE["tool"] | {"image_url"}}
-
-
 def broken_rule(body: Json) -> Json | None:
     """The first rule that a chat or agents body breaks, as Mistral's flat 400 body; None where it keeps all."""
     return next(_broken_rules(body), None)
@@ -78,7 +75,7 @@ def _refused_by_model(body: Json) -> Iterator[Json]:
             yield no(sentence)
     if (dimension := body.get("output_dimension")) is not None and dimension > model.most_dimensions:
         yield no("Output dimension is too large" if model.most_dimensions else "Output dimension is not enabled for this model")
-    top_p, reasons = body.get("top_p"), effort not in (None, "none")
+    top_p, reasons = body.get("top_p"), effort not in (None, "none") or body.get("prompt_mode") is not None
     if body.get("temperature") == 0 and top_p != 1 and (reasons or top_p is not None):
         yield flat("top_p must be 1 when using greedy sampling.", "invalid_request_invalid_args", "3054")
 
@@ -89,7 +86,7 @@ def _broken_rules(body: Json) -> Iterator[Json]:
         yield flat(problem, "invalid_request_message_order", "3230")
     for i, message in enumerate(messages):
         role, content, calls = message["role"], message.get("content"), message.get("tool_calls") or []
-        if isinstance(content, list) and (wrong := sorted({chunk["type"] for chunk in content} - _CHUNKS[role])):
+        if isinstance(content, list) and (wrong := sorted({chunk["type"] for chunk in content} - CHUNKS_BY_ROLE[role])):
             yield flat(f"Unexpected content chunk types in {role} message: {wrong}")
         if role == "assistant" and not content and not calls:  # the API's rule; the validator has dropped it
             text = "Assistant message must have either content or tool_calls, but not none."

@@ -22,7 +22,7 @@ import records
 import sdk
 from asking import KEY, ask, post
 
-from mistral_filter.sandbox import NO_MODEL, RESULT_CAME, broken_rule, main, make_server, violations
+from mistral_filter.sandbox import NO_MODEL, RESULT_CAME, broken_rule, main, make_server, refused_by_model, violations
 
 Json = dict[str, Any]
 
@@ -81,20 +81,10 @@ def endpoint_of(path: str) -> str | None:
 RECORDS = [(r, e) for r in records.load() if r.method == "POST" and (e := endpoint_of(r.path))]
 
 
-# An effort of "max" is in the SDK's list and not in the document's of 2026-08-21: there the table decides.
-JUDGED = [(record, endpoint) for record, endpoint in RECORDS if record.body.get("reasoning_effort") != "max"]
-
-
-def sdk_refusals(endpoint: str, body: Json) -> list[str]:
-    """The SDK's reasons, without those that recorded answers (200) speak against: audio as an object, tools without a type."""
-    taken = r"\.input_audio: |^tools\[\d+\]\.type: missing"
-    return [reason for reason in sdk.accepts(endpoint, body) if not re.search(taken, reason)]
-
-
-@pytest.mark.parametrize(("record", "endpoint"), JUDGED, ids=[str(record) for record, _ in JUDGED])
+@pytest.mark.parametrize(("record", "endpoint"), RECORDS, ids=[str(record) for record, _ in RECORDS])
 def test_refuses_a_recorded_body_exactly_when_the_sdk_would(record: records.Record, endpoint: str) -> None:
     """A client's body gets a 422 here if and only if Mistral's own SDK models do not allow it."""
-    assert bool(violations(record.body, endpoint)) == bool(sdk_refusals(endpoint, record.body))
+    assert bool(violations(record.body, endpoint)) == bool(sdk.accepts(endpoint, record.body))
 
 
 BODIES: list[tuple[str, Json, list[tuple[str, str]]]] = [
@@ -555,14 +545,16 @@ def test_a_model_takes_the_rest(port: int, fields: Json) -> None:
     assert post(port, chat(**fields))[0] == 200
 
 
-CHATS = [record for record, endpoint in JUDGED if endpoint == "chat" and not sdk.accepts(endpoint, record.body)]
+CHATS = [record for record, endpoint in RECORDS if endpoint == "chat" and not sdk.accepts(endpoint, record.body)]
 
 
 @pytest.mark.parametrize("record", CHATS, ids=str)
 def test_breaks_on_a_recorded_conversation_exactly_when_the_validator_does(record: records.Record) -> None:
     """A client's conversation gets a 400 here if and only if Mistral's own validator refuses it."""
     pytest.importorskip("mistral_common")
-    assert bool(broken_rule(record.body)) == bool(sdk.common_accepts(record.body))
+    sampling = {name: record.body.get(name) for name in ("temperature", "top_p", "reasoning_effort", "prompt_mode")}
+    refused = broken_rule(record.body) or refused_by_model(sampling)
+    assert bool(refused) == bool(sdk.common_accepts(record.body))
 
 
 def test_agrees_with_the_validator_on_conversations_of_chance() -> None:
