@@ -348,6 +348,14 @@ def test_a_tool_turn(openai: Any) -> None:
     assert openai.responses.create(model=MODEL, input=[ASKING, item, result], tools=[TOOL]).output_text == RESULT_CAME
 
 
+@pytest.mark.parametrize(("parallel", "names"), [(True, ["time", "weather"]), (False, ["time"])])
+def test_two_tools_are_called_at_once_unless_that_is_turned_off(port: int, parallel: bool, names: list[str]) -> None:
+    """Both functions that the user asks for are called; with ``parallel_tool_calls`` false only the first."""
+    asked = {"role": "user", "content": [{"type": "input_text", "text": "call time and call weather"}]}
+    _, answer = post(port, body(asked, tools=[TOOL, {**TOOL, "name": "time"}], parallel_tool_calls=parallel), PATH)
+    assert [item["name"] for item in answer["output"]] == names
+
+
 def test_a_call_into_a_namespace_names_it(port: int) -> None:
     """A function of a namespace tool is called under its own name beside the namespace."""
     tools = [{"type": "namespace", "name": "git", "description": "d", "tools": [TOOL, {"type": "custom", "name": "c"}]}]
