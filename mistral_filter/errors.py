@@ -88,7 +88,7 @@ CODES: dict[str, Code] = {
     "json_too_deep": Code(400, _REQUEST, f"Invalid JSON: a value nests deeper than {MAX_DEPTH} levels."),
     "not_an_object": Code(400, _REQUEST, 'The body must be a JSON object, such as {"model": …, "messages": […]}.'),
     "not_supported_by_mistral": Code(400, _REQUEST, "Mistral has no counterpart for what the request asks for."),
-    "stateful_conversation": Code(400, _REQUEST, "Mistral's chat/completions keeps no conversations."),
+    "stateful_conversation": Code(400, _REQUEST, "Mistral keeps no conversations: each request holds all of one."),
     "strict": Code(400, _REQUEST, "Strict mode: Mistral has no counterpart for a part of the request."),
     "token_ids": Code(400, _REQUEST, "Mistral embeds text, not token ids."),
     "too_complex": Code(

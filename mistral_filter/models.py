@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from mistral_filter.fields import REASONING, Reasoning
+from mistral_filter.fields import EFFORTS, REASONING, Reasoning
 
-__all__ = ["Aliases", "aliases_of", "check_models", "matches", "parse_models", "reasoning_of"]
+__all__ = ["Aliases", "aliases_of", "check_models", "matches", "nearest_word", "parse_models", "reasoning_of"]
 
 _NAME = re.compile(r"[^\s,=\x00-\x1f\x7f\ud800-\udfff]+")
 _DATE = re.compile(r"-(\d\d(?:0[1-9]|1[0-2]))")
@@ -109,3 +109,11 @@ def _expression(pattern: str) -> str:
 
 
 _REASONING = [(re.compile("|".join(map(_expression, known.names)), re.DOTALL), known) for known in REASONING]
+
+
+def nearest_word(word: str | None, among: Sequence[str]) -> str | None:
+    """The word of *among* that is nearest to *word*, all of EFFORTS; of two equally near ones the greater. None: none is."""
+    if word not in EFFORTS or not among:
+        return None
+    place = EFFORTS.index(word)
+    return min(among, key=lambda other: (abs(EFFORTS.index(other) - place), -EFFORTS.index(other)))

@@ -13,7 +13,17 @@ from importlib.metadata import version
 
 import sdk
 
-from mistral_filter.fields import ENDPOINTS, Array, Node, Object, Tagged, Value
+from mistral_filter.fields import (
+    ENDPOINTS,
+    RESPONSE_ITEMS,
+    RESPONSE_MESSAGES,
+    RESPONSES,
+    Array,
+    Node,
+    Object,
+    Tagged,
+    Value,
+)
 
 _CONVERSATIONS = "the API takes a list of conversations here too; one is judged, a list of them goes on as it came"
 EXCEPTIONS: Mapping[str, str] = {
@@ -29,11 +39,34 @@ EXCEPTIONS: Mapping[str, str] = {
 
 def drift(endpoints: Mapping[str, Object] = ENDPOINTS) -> list[str]:
     """The differences between the tables and the SDK, without those that EXCEPTIONS explains."""
-    return [line for line in differences(endpoints) if line.partition(".")[2] not in EXCEPTIONS]
+    found = [*differences(endpoints), *response_differences(endpoints)]
+    return [line for line in found if line.partition(".")[2] not in EXCEPTIONS]
+
+
+def response_differences(
+    endpoints: Mapping[str, Object] = ENDPOINTS,
+    messages: Mapping[str, Object] = RESPONSE_MESSAGES,
+    items: Mapping[str, Object] = RESPONSE_ITEMS,
+) -> Iterator[str]:
+    """Compare the tables for the Responses API: its requests but for the input, then every form of an item."""
+    for name in sorted((endpoints.keys() & RESPONSES.keys()) ^ sdk.RESPONSES.keys()):
+        yield f"{name}: only in the {'tables' if name in endpoints else 'check for drift'}"
+    for name in sorted(endpoints.keys() & sdk.RESPONSES.keys()):
+        for line in _fields(name, endpoints[name], [sdk.RESPONSES[name]], ""):
+            if not line.startswith((f"{name}.input:", f"{name}.input[")):
+                yield line
+    tables = {**messages, **items}
+    for name in sorted(tables.keys() | sdk.RESPONSE_INPUT.keys()):
+        if name in tables and name in sdk.RESPONSE_INPUT:
+            yield from _fields(f"responses.input[{name}]", tables[name], [sdk.RESPONSE_INPUT[name]], "")
+        else:
+            yield f"responses.input[{name}]: only in the {'tables' if name in tables else 'check for drift'}"
+    for model in sorted(sdk.response_items() - {model.__name__ for model in sdk.RESPONSE_INPUT.values()}):
+        yield f"responses.input: {model} is new in the SDK"
 
 
 def differences(endpoints: Mapping[str, Object]) -> Iterator[str]:
-    for name in sorted(endpoints.keys() | sdk.MODELS.keys()):
+    for name in sorted((endpoints.keys() - RESPONSES.keys()) | sdk.MODELS.keys()):
         if name in endpoints and name in sdk.MODELS:
             yield from _fields(name, endpoints[name], [sdk.MODELS[name]], "")
         else:

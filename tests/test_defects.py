@@ -11,7 +11,7 @@ from werkzeug.test import Client
 from app import create_app
 from mistral_filter.proxy.settings import Settings
 from mistral_filter.proxy.upstream import Reply, Upstream
-from mistral_filter.proxy.upstream.wire import Broken, Malformed
+from mistral_filter.proxy.upstream.head import Broken, Malformed
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
 RAISED = [

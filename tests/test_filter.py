@@ -28,13 +28,14 @@ ENDPOINT_OF = {
     "/v1/embeddings": "embeddings",
     "/v1/fim/completions": "fim",
     "/fim/completions": "fim",
+    "/v1/responses": "responses",
+    "/v1/responses/input_tokens": "responses/input_tokens",
 }
 """The paths of the records whose bodies are judged, by hand."""
 
 JUDGED = [record for record in records.load() if record.method == "POST" and record.path in ENDPOINT_OF]
 OTHERS = {
     "/v1/models",
-    "/v1/responses",
     "/v1/completions",
     "/dashboard/billing/subscription",
     "/v1/models/mistral-small-latest",
@@ -484,7 +485,8 @@ def test_numbers_that_are_not_judged_survive_next_to_a_change() -> None:
         b'{"messages":[{"role":"user","content":[{"type":"text","text":"a\\uDE00b"}]}]}',
         b'{"stop":"\\uD83D\\uD83D\\uDE00\\\\ud83d"}',
         b'{"metadata":{"\\ud83d":"\\udc00\\ud83d"}}',
-        b'{"messages":[{"role":"tool","tool_call_id":"abcDEF123","content":"\\ud83d"}],"model":"\xee\x80\x80\\ue001\\ud83d"}',
+        b'{"messages":[{"role":"assistant","tool_calls":[{"id":"abcDEF123","function":{"name":"f","arguments":"{}"}}]},'
+        b'{"role":"tool","tool_call_id":"abcDEF123","content":"\\ud83d"}],"model":"\xee\x80\x80\\ue001\\ud83d"}',
     ],
 )
 def test_a_lone_surrogate_passes_untouched(body: bytes) -> None:

@@ -15,7 +15,10 @@ from mistral_filter.changes import as_header
 
 Json = Any
 
-ENDPOINTS = "chat agents fim embeddings moderations classifications chat/moderations chat/classifications ocr".split()
+ENDPOINTS = (
+    "chat agents fim embeddings moderations classifications chat/moderations chat/classifications ocr "
+    "responses responses/input_tokens"
+).split()
 
 QUICK = settings(
     deadline=None, derandomize=True, max_examples=70, suppress_health_check=list(HealthCheck), database=None, print_blob=False

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 from upstream import Exchange, Script, ScriptedUpstream, chain, head_bytes
@@ -87,10 +87,13 @@ class TLSUpstream(ScriptedUpstream):
     """A scripted upstream behind *certificate* (and its key) that speaks only this TLS *version*, if one is given.
 
     It selects HTTP/2 if a client offers it (ALPN), as Mistral's API does, and requires a client certificate if *mutual*.
+    *place* is the address and the port.
     """
 
-    def __init__(self, certificate: tuple[Path, Path], version: ssl.TLSVersion | None = None, mutual: bool = False) -> None:
-        super().__init__(certificate)
+    def __init__(
+        self, certificate: tuple[Path, Path], version: ssl.TLSVersion | None = None, mutual: bool = False, **place: Any
+    ) -> None:
+        super().__init__(certificate, **place)
         self.server_names: list[str | None] = []
         """What the ClientHellos asked for (SNI), in order."""
         context = self._context

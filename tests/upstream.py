@@ -423,7 +423,7 @@ class ScriptedUpstream:
     right after the accept, before TLS, with an empty request: ``reset``, ``stall(60)``, ``raw(b"not TLS")``.
     """
 
-    def __init__(self, tls: tuple[Path, Path] | None = None) -> None:
+    def __init__(self, tls: tuple[Path, Path] | None = None, address: str = "127.0.0.1", port: int = 0) -> None:
         self.script: Script | dict[str, Script] = echo
         self.on_connect: Script | None = None
         self._changed = threading.Condition()
@@ -434,7 +434,7 @@ class ScriptedUpstream:
         if tls:
             self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self._context.load_cert_chain(*tls)
-        self.port = 0
+        self._address, self.port = address, port
         self._listen()
 
     def __enter__(self) -> ScriptedUpstream:
@@ -445,7 +445,7 @@ class ScriptedUpstream:
 
     @property
     def url(self) -> str:
-        return f"{'https' if self._context else 'http'}://127.0.0.1:{self.port}"
+        return f"{'https' if self._context else 'http'}://{self._address}:{self.port}"
 
     @property
     def requests(self) -> list[Received]:
@@ -527,7 +527,7 @@ class ScriptedUpstream:
                 raise AssertionError(f"waited {timeout} s for {what}; {len(self._open)} connections open, seen: {seen}")
 
     def _listen(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=128)
+        self._listener = socket.create_server((self._address, self.port), backlog=128)
         self.port = self._listener.getsockname()[1]
         self._acceptor = threading.Thread(target=self._accept, args=(self._listener,), name="upstream")
         self._acceptor.start()

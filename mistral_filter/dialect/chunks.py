@@ -15,7 +15,7 @@ from mistral_filter.judge import Judge
 from mistral_filter.parts import GONE, Array, Object
 from mistral_filter.rawjson import Node as JSONObject
 
-__all__ = ["joined_text", "translate_content"]
+__all__ = ["OWN_FILE_ID", "foreign_file", "joined_text", "translate_content"]
 
 _TEXT_TYPES = {
     "input_text": "text",
@@ -26,7 +26,7 @@ _TEXT_TYPES = {
 }
 """OpenAI part type: the key that holds its text."""
 
-_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+OWN_FILE_ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 """The form of Mistral's own file ids (OpenAPI 2026-08-21, FileChunk.file_id)."""
 
 
@@ -136,7 +136,7 @@ def _thought(part: Object, kind: str, content: Array, index: int, *, reads_reaso
 
 def _image(part: Object) -> None:
     if not part.has("image_url"):
-        raise _foreign_file(part.at("file_id"))
+        raise foreign_file(part.at("file_id"))
     url: Any = part.fields["image_url"]
     used = ["type", "image_url"]
     if part.has("detail") and part.text("image_url") is not None:
@@ -160,8 +160,8 @@ def _file(part: Object) -> None:
     file_id = file.text("file_id")
     if file_id is None:
         return
-    if not _UUID.fullmatch(file_id):
-        raise _foreign_file(file.at("file_id"))
+    if not OWN_FILE_ID.fullmatch(file_id):
+        raise foreign_file(file.at("file_id"))
     if file is part and part.text("type") == "file":
         return  # Mistral's own form
     if file is not part:
@@ -184,7 +184,8 @@ def _document(file: Object, used: str) -> JSONObject:
     return chunk
 
 
-def _foreign_file(path: str) -> Refused:
+def foreign_file(path: str) -> Refused:
+    """The error for a file id at *path* that is not Mistral's."""
     return Refused(
         f"{path}: Mistral cannot read a file that was uploaded elsewhere. Send the file itself (file_data with a data URL), "
         "or upload it to Mistral's /v1/files and send that id.",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from mistral_filter.changes import Loss
 from mistral_filter.dialect.values import note_rest
 from mistral_filter.fields import EFFORTS
-from mistral_filter.models import reasoning_of
+from mistral_filter.models import nearest_word, reasoning_of
 from mistral_filter.parts import Object
 from mistral_filter.rawjson import NULL
 
@@ -45,9 +45,7 @@ def nearest_effort(holder: Object, name: str, model: str | None) -> None:
     if word is None or known is None or known.efforts is None or word in known.efforts:
         return
     if known.efforts:
-        place = EFFORTS.index(word)
-        nearest = min(known.efforts, key=lambda effort: (abs(EFFORTS.index(effort) - place), -EFFORTS.index(effort)))
-        holder.set(name, nearest, f"this model takes {', '.join(known.efforts)} only", "approximate")
+        holder.set(name, nearest_word(word, known.efforts), f"this model takes {', '.join(known.efforts)} only", "approximate")
         return
     loss: Loss = "approximate" if known.reads else "none"
     reason = "this model takes no effort: it always reasons" if known.reads else "this model takes no effort: it does not reason"

@@ -30,6 +30,9 @@ RENAMED = {
 """OpenAI's name: Mistral's name (OpenAPI documents of both, 2026-08)."""
 
 _SCHEMA_KEYS = ("name", "description", "schema", "strict")
+_OF_A_FORMAT = ("name", "strict")
+_OF_A_SCHEMA = frozenset(("type", "properties", "$ref", "$schema", "$defs", "items", "anyOf", "oneOf", "allOf", "enum"))
+"""Keys of a JSON schema (draft 2020-12), by one of which a schema is told from OpenAI's object around it."""
 
 
 def rename_fields(body: Object, accepted: Container[str]) -> None:
@@ -74,7 +77,7 @@ def prediction(body: Object) -> None:
 
 
 def response_format(body: Object) -> None:
-    """A json_schema format has a schema; OpenAI's need not have one. The schema itself is the caller's own."""
+    """A json_schema format has a name and a schema; OpenAI's need not have one. The schema itself is the caller's own."""
     form = body.object("response_format")
     if form is None:
         return
@@ -89,6 +92,14 @@ def response_format(body: Object) -> None:
         form.fields |= {"type": "json_schema", "json_schema": nested}
     inner = form.object("json_schema")
     assert inner is not None
+    if not inner.has("schema") and not _OF_A_SCHEMA.isdisjoint(inner.fields):
+        # the bare schema in place of the object around it (ax)
+        inner.fields.pop("schema", None)
+        inner.note("rename", inner.path, "Mistral nests the schema", to="schema")
+        around = {name: inner.fields.pop(name) for name in _OF_A_FORMAT if name in inner.fields}
+        inner.fields = {**around, "schema": inner.fields}
+    if not inner.has("name"):
+        inner.insert("name", "response", "Mistral requires a name")
     if not inner.has("schema"):
         inner.insert("schema", {"type": "object"}, "Mistral requires a schema")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 from mistral_filter.dialect.thoughts import NO_TEXT, NOT_READ, put_first, thinking, thought
@@ -30,7 +29,7 @@ def responses_body(body: Object, *, reads_reasoning: bool = False) -> None:
     if text is None and items is None:
         return
     _refuse_state(body)
-    turns = _Turns(body.document, items, reads_reasoning=reads_reasoning)
+    turns = _Turns(body.document, reads_reasoning=reads_reasoning)
     if body.has("instructions"):
         turns.add({"role": "system", "content": body.fields["instructions"]}, "instructions")
         body.note("rename", "instructions", "chat's form", to="messages")
@@ -43,8 +42,7 @@ def responses_body(body: Object, *, reads_reasoning: bool = False) -> None:
     for index in range(len(items.items) if items is not None else 0):
         assert items is not None
         turns.item(items.part(index), items.items[index], index)
-        items.items[index] = NULL  # what is of use in it is in the messages
-    turns.end()
+        items.take_over(index)  # what is of use in it is in the messages
     turns.forget_thoughts()
     body.note("rename", "input", "chat's form of a Responses request", to="messages")
     del body.fields["input"]
@@ -64,43 +62,21 @@ def _refuse_state(body: Object) -> None:
 
 
 class _Turns:
-    """Items in a row as messages: what an assistant said and called before the first result is one message.
+    """Items in a row as messages: what an assistant said and called before the first result is one message."""
 
-    Nothing may stand between calls and their results in chat; in a Responses request a message may, and is put behind them.
-    """
-
-    def __init__(self, document: Opener, items: Array | None, *, reads_reasoning: bool) -> None:
+    def __init__(self, document: Opener, *, reads_reasoning: bool) -> None:
         self.messages: list[Any] = []
         self._document = document
-        given = () if items is None else items.each()
-        self._results = Counter(item.text("call_id") for _, item in given if _kind(item) in _RESULTS)
-        """The results that are still to come."""
-        self._open: dict[str | None, int] = {}
-        """How many calls with an id wait for results that are among them."""
-        self._calling: Object | None = None
-        """The message that makes those calls."""
-        self._held: list[tuple[Any, str]] = []
         self._reads_reasoning = reads_reasoning
         self._thoughts: list[tuple[Any, str]] = []
         """Texts of earlier reasoning, with the paths they came from: the assistant's next message or call begins with them."""
 
     def add(self, message: Any, origin: str) -> Any:
-        """Adds a message that is no result and that came from the path *origin*; returns it as it will stand in the list."""
+        """Adds a message that came from the path *origin*; returns it as it will stand in the list."""
         if isinstance(message, dict):
             message = self._document.new(message, Position(None, "", origin))
-        if self._open:
-            self._held.append((message, origin))
-        else:
-            self.end()
-            self.messages.append(message)
+        self.messages.append(message)
         return message
-
-    def end(self) -> None:
-        """Puts what was held where it can stand."""
-        held, self._held = self._held, []
-        for message, origin in held:
-            self.messages.append(message)
-            self._document.note("move", origin, "nothing may stand between calls and their results", to="messages")
 
     def item(self, item: Part | None, value: Any, index: int) -> None:
         """The next item, number *index* of the input; *value* is what is there if it is no object."""
@@ -168,27 +144,17 @@ class _Turns:
         }
         call = {"id": item.fields.get("call_id", NULL), "type": "function", "function": function}
         note_rest(item, ("type", "call_id", "name", used))
-        caller = self._calling if self._open else self._last_assistant()
+        caller = self._last_assistant()
         if caller is None:
             caller = self.add({"role": "assistant", "content": ""}, item.path)
         assert caller is not None
         _append(caller, [thinking(text) for text in self._take_thoughts()])
         caller.fields.setdefault("tool_calls", []).append(call)
-        self._calling = caller
-        id = item.text("call_id")
-        waiting = self._open.get(id, 0)
-        if self._results[id] > waiting:
-            self._open[id] = waiting + 1
 
     def _result(self, item: Object) -> None:
         fields = {"role": "tool", "tool_call_id": item.fields.get("call_id", NULL), "content": item.fields.get("output", "")}
         self.messages.append(self._document.new(fields, item.position))
         note_rest(item, ("type", "call_id", "output"))
-        id = item.text("call_id")
-        self._results[id] -= 1
-        waiting = self._open.pop(id, 0)
-        if waiting > 1:
-            self._open[id] = waiting - 1
 
     def _last_assistant(self) -> Object | None:
         """The last message if it is an assistant's: what the assistant says next belongs to it."""

@@ -7,9 +7,9 @@ from msgspec import Raw
 
 from mistral_filter import fields
 from mistral_filter.dialect.values import note_rest
-from mistral_filter.parts import GONE, Array, Object, Part
+from mistral_filter.parts import GONE, OBJECT_BYTES, Array, Object, Part
 
-__all__ = ["legacy_functions", "tool_choice", "tools", "without_schema_ids"]
+__all__ = ["allowed_tools", "legacy_functions", "tool_choice", "tools", "without_schema_ids"]
 
 _FUNCTION_KEYS = ("name", "description", "parameters", "strict")
 _SCHEMA_IDS = ("$schema", "$id")
@@ -48,6 +48,7 @@ def legacy_functions(body: Object) -> None:
             body.drop("functions", "tools is given too", "none" if same else "lost")
         elif functions.items:
             body.rename("functions", "tools", "OpenAI's older name")
+            body.document.hold(OBJECT_BYTES * len(functions.items), "functions")
             body.fields["tools"] = [{"type": "function", "function": function} for function in functions.items]
         else:
             body.drop("functions", "an empty list")
@@ -112,7 +113,7 @@ def tool_choice(body: Object) -> None:
         return
     kind = choice.text("type")
     if kind == "allowed_tools":
-        _allowed_tools(body, choice.object("allowed_tools") or choice)
+        allowed_tools(body, choice.object("allowed_tools") or choice)
     elif kind in ("function", "tool", None) and "function" not in choice.fields and "name" in choice.fields:
         note_rest(choice, ("type", "name"))
         nested = {"type": "function", "function": {"name": choice.fields["name"]}}
@@ -125,7 +126,8 @@ def tool_choice(body: Object) -> None:
         body.drop("tool_choice", "Mistral has no tools of this type", "lost")
 
 
-def _allowed_tools(body: Object, allowed: Object) -> None:
+def allowed_tools(body: Object, allowed: Object) -> None:
+    """Narrows the tools of *body* to the *allowed* ones, because Mistral has no ``allowed_tools``."""
     note_rest(allowed, ("type", "mode", "tools"))
     names = {_name(tool) or _type(tool) for tool in _each(allowed.array("tools"))} - {None}
     given = body.array("tools")

@@ -6,18 +6,20 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from flask import Flask, Response, request
+from flask import Flask, Request, Response, request
 from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import MapAdapter
 
 from mistral_filter.errors import MistralFilterError, from_status
+from mistral_filter.filtering import Learnt
 from mistral_filter.flask import FilterRefusal, init_app
 from mistral_filter.paths import locate
 from mistral_filter.proxy.budget import Budget
 from mistral_filter.proxy.call import Calls, Timeouts, call_of
 from mistral_filter.proxy.cors import EXPOSED_HEADERS, origin_patterns
 from mistral_filter.proxy.forward import Forwarder, credentials_of
-from mistral_filter.proxy.learning import Learned, Place
+from mistral_filter.proxy.learning import Learned
 from mistral_filter.proxy.logs import Record, RequestLog, configure
 from mistral_filter.proxy.metrics import create_metrics
 from mistral_filter.proxy.page import create_page
@@ -63,7 +65,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = _Synchronous("mistral_filter", static_folder=None)
     app.url_map.merge_slashes = False  # a redirected POST loses its body or its key
     learned = Learned() if settings.learn else None
-    forwarder = Forwarder(learned=learned, reasoning=settings.reasoning, heartbeat=settings.heartbeat)
+    forwarder = Forwarder(learned=learned, reasoning=settings.reasoning, heartbeat=settings.heartbeat, patience=settings.patience)
     app.register_blueprint(
         create_blueprint(upstreams, keys=keys, forwarder=forwarder, max_body=settings.max_body, filter_options=filter_options)
     )
@@ -81,21 +83,24 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _defect)
     app.before_request(_preflight)
+    any_origin = settings.cors_origins == ("*",)
     CORS(
         app,
         origins=origin_patterns(settings.cors_origins),
-        send_wildcard=settings.cors_origins == ("*",),
+        send_wildcard=any_origin,
         methods=[*METHODS, "OPTIONS"],
         max_age=PREFLIGHT_MAX_AGE,
         expose_headers=list(EXPOSED_HEADERS),
         automatic_options=False,
     )
+    if any_origin:
+        app.after_request(_allow_any_origin)  # added last, so called first
     init_app(
         app,
         max_body=settings.max_body,
         prefixes=prefixes,
         admit=_admission(keys),
-        leave_out=None if learned is None else _memory(learned, prefixes),
+        learnt=None if learned is None else _memory(learned, prefixes),
         **filter_options,
     )
     observe = _serve_metrics(app) if settings.metrics else None
@@ -112,6 +117,12 @@ class _Synchronous(Flask):
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Every function here is one: Flask need not look at each of them at every request."""
         return func
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """No route here has a host, and none is built from one: that of the request need not be parsed."""
+        if request is None:
+            return super().create_url_adapter(request)
+        return self.url_map.bind("localhost", request.root_path, path_info=request.path, default_method=request.method)
 
 
 def _upstream(name: str, base: str, settings: Settings) -> Upstream:
@@ -139,14 +150,14 @@ def _admission(keys: Mapping[str, ServerKey]) -> Callable[[WSGIEnvironment], Non
     return admit
 
 
-def _memory(learned: Learned, prefixes: tuple[str, ...]) -> Callable[[WSGIEnvironment, str, str | None], tuple[Place, ...]]:
+def _memory(learned: Learned, prefixes: tuple[str, ...]) -> Callable[[WSGIEnvironment, str, str | None], tuple[Learnt, ...]]:
     """What the caller's earlier refusals taught of the same upstream, endpoint and model."""
 
-    def places(environ: WSGIEnvironment, endpoint: str, model: str | None) -> tuple[Place, ...]:
+    def known(environ: WSGIEnvironment, endpoint: str, model: str | None) -> tuple[Learnt, ...]:
         target = locate(environ.get("PATH_INFO", ""), prefixes)
-        return () if target is None else learned.places(target.prefix, call_of(environ).credentials, model, endpoint)
+        return () if target is None else learned.known(target.prefix, call_of(environ).credentials, model, endpoint)
 
-    return places
+    return known
 
 
 def _preflight() -> Response | None:
@@ -159,6 +170,17 @@ def _preflight() -> Response | None:
         response.headers["Access-Control-Allow-Headers"] = "Content-Type, Authorization"
         response.headers["Access-Control-Max-Age"] = str(PREFLIGHT_MAX_AGE)
     return response
+
+
+def _allow_any_origin(response: Response) -> Response:
+    """Adds what is the same for every response but a preflight; flask-cors leaves a response alone that has it."""
+    if request.method != "OPTIONS" and "Access-Control-Allow-Origin" not in response.headers:
+        response.headers.add("Access-Control-Allow-Origin", "*")
+        response.headers.add("Access-Control-Expose-Headers", _EXPOSED)
+    return response
+
+
+_EXPOSED = ", ".join(sorted(EXPOSED_HEADERS))
 
 
 def _http_error(error: HTTPException) -> Response:

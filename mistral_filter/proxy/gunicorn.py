@@ -7,22 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import gc
-import json
+import logging
 import re
 import resource
 import socket
 import sys
+import time
 import traceback
 from datetime import datetime
+from functools import lru_cache
+from http import HTTPStatus
 from typing import Any
 
-from gevent import GreenletExit
+from gevent import GreenletExit, get_hub
 from gunicorn import glogging, util
 from gunicorn.http import wsgi
 from gunicorn.http.errors import InvalidHeader, InvalidRequestLine
 from gunicorn.workers.ggevent import GeventWorker
 
+from mistral_filter.errors import from_status
 from mistral_filter.proxy import settings, sockets
 from mistral_filter.proxy.call import close_connection
 from mistral_filter.proxy.logs import access_path, stderr_handler
@@ -54,11 +59,20 @@ class Response(wsgi.Response):  # type: ignore[misc]
 
     def _send(self, data: bytes) -> None:
         if not self.headers_sent:
-            lines = [*self.default_headers(), *(f"{name}: {value}\r\n" for name, value in self.headers), "\r\n"]
-            data = "".join(lines).encode("latin-1") + data
             self.headers_sent = True
+            major, minor = self.req.version
+            connection = "close" if self.should_close() else "keep-alive"
+            first = f"HTTP/{major}.{minor} {self.status}\r\nServer: {self.version}\r\nDate: {_date(int(time.time()))}\r\n"
+            lines = [first, f"Connection: {connection}\r\n", *[f"{name}: {value}\r\n" for name, value in self.headers]]
+            lines.append("Transfer-Encoding: chunked\r\n\r\n" if self.chunked else "\r\n")
+            data = "".join(lines).encode("latin-1") + data
         if data:
             sockets.send_all(self.sock, data)
+
+
+@lru_cache(maxsize=2)
+def _date(second: int) -> str:
+    return str(util.http_date(second))
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
@@ -68,6 +82,21 @@ class Worker(GeventWorker):  # type: ignore[misc]
     """
 
     alive: bool
+
+    def run(self) -> None:
+        """Serves until the worker is told to stop."""
+        hub = get_hub()
+        usual = hub.handle_error
+
+        def handle_error(context: Any, kind: Any, error: Any, trace: Any) -> None:
+            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+                # gevent waits before it accepts again, up to a second, and would print a traceback each time
+                self.log.warning("No file descriptor is left for a client's connection. Trying again.")
+            else:
+                usual(context, kind, error, trace)
+
+        hub.handle_error = handle_error
+        super().run()
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
         """Serves one request, as gunicorn's own workers do."""
@@ -183,11 +212,15 @@ def _remove_counts(directory: Any) -> None:
             file.unlink(missing_ok=True)
 
 
-def post_worker_init(_worker: Any) -> None:
+def post_worker_init(worker: Any) -> None:
     """What was loaded at start stays for good: the garbage collector need not look at it again and again.
 
-    One heap for all threads, where the C library has the choice: each of several keeps what it was once given.
+    One heap for all threads, where the C library has the choice: each of several keeps what it was once given. No line of the
+    log names a thread, so that none is looked up. A setting, which gunicorn asks for two dozen times a request and finds through
+    two functions, becomes an attribute.
     """
+    vars(worker.cfg).update({name: setting.get() for name, setting in worker.cfg.settings.items()})
+    logging.logThreads = logging.logMultiprocessing = False
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
@@ -213,22 +246,28 @@ def pre_request(_worker: Any, req: Any) -> None:
 
 
 def post_request(_worker: Any, _req: Any, _environ: Any, _resp: Any) -> None:
-    """Gives way to the other connections: requests that lie ready on one would be served in a row."""
-    sockets.let_others_run()
+    """Gives way to the other connections: requests that lie ready on one are served in a row for milliseconds only."""
+    now = time.monotonic()
+    if now - _turn.get("began", 0.0) > _TURN_SECONDS:
+        sockets.let_others_run()
+        _turn["began"] = time.monotonic()
+
+
+_TURN_SECONDS = 0.005
+_turn: dict[str, float] = {}
 
 
 # ------------------------------------------------------------------------------------------- requests that are no HTTP
 
 
-def _write_error(sock: Any, status: int, reason: str, _quoted: str) -> None:
+def _write_error(sock: Any, status: int, _reason: str, _quoted: str) -> None:
     """In place of gunicorn's page, which quotes what it did not understand: the error in the one shape."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    error = {"message": f"{reason}.", "type": kind, "param": None, "code": reason.lower().replace(" ", "_")}
-    body = json.dumps({"error": error})
-    head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    error = from_status(status)
+    body = error.body()
+    head = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\nConnection: close\r\nContent-Type: application/json\r\n"
     # which origin asks is not known of a request that was not understood
     allowed = "Access-Control-Allow-Origin: *\r\n" if settings.any_origin() else ""
-    util.write_nonblock(sock, f"{head}Content-Length: {len(body)}\r\n{allowed}\r\n{body}".encode("latin-1"))
+    util.write_nonblock(sock, f"{head}Content-Length: {len(body)}\r\n{allowed}\r\n".encode("latin-1") + body)
 
 
 util.write_error = _write_error

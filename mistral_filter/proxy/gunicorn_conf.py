@@ -28,6 +28,10 @@ graceful_timeout = 20
 # Clients could set SCRIPT_NAME by a header, and so move a path past the filter.
 forwarder_headers = ""
 
+# No header changes how a request is served, whoever sends it, so that no sender's address has to be looked at.
+forwarded_allow_ips = "*"
+secure_scheme_headers: dict[str, str] = {}
+
 control_socket_disable = True
 
 # Keys as long as some gateways make them.

@@ -21,7 +21,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote
 
-from mistral_filter.changes import MOST_CHANGES, Change, as_header
+from mistral_filter.changes import MOST_CHANGES, Action, Change, Loss, as_header
 from mistral_filter.errors import CODES
 from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, Array, Node, Object, Tagged
 from mistral_filter.paths import locate
@@ -80,17 +80,23 @@ class Record(NamedTuple):
     ended: str
     request_id: str
     changes: tuple[Change, ...] = ()
+    waited: float = 0.0
+    """Seconds that it waited after a 429; only then they are in the line."""
 
     def facts(self) -> dict[str, object]:
         """Keys and values of the line. Only the last may hold spaces."""
         facts: dict[str, object] = {"method": self.method, "path": self.path, "status": self.status, "bytes": self.sent}
-        facts |= {"ms": round(self.seconds * 1000, 1), "ended": self.ended, "request_id": self.request_id}
+        facts["ms"] = round(self.seconds * 1000, 1)
+        if self.waited:
+            facts["wait_ms"] = round(self.waited * 1000, 1)
+        facts |= {"ended": self.ended, "request_id": self.request_id}
         return facts | {"changes": changes_text(self.changes) or "-"}
 
     def __str__(self) -> str:
+        wait = f"wait_ms={round(self.waited * 1000, 1)} " if self.waited else ""
         return (
             f"method={self.method} path={self.path} status={self.status} bytes={self.sent} ms={round(self.seconds * 1000, 1)} "
-            f"ended={self.ended} request_id={self.request_id} changes={changes_text(self.changes) or '-'}"
+            f"{wait}ended={self.ended} request_id={self.request_id} changes={changes_text(self.changes) or '-'}"
         )
 
 
@@ -124,7 +130,7 @@ def _record(ended: Ended, path: str, endpoint: str) -> Record:
     status = CODES[code].status if code in _CLIENT_ENDED else ended.status
     changes = ended.environ.get("mistral_filter.changes", ())
     request_id = request_id_of(ended.headers, ended.environ)
-    return Record(method, path, endpoint, status, ended.sent, ended.seconds, code, request_id, changes)
+    return Record(method, path, endpoint, status, ended.sent, ended.seconds, code, request_id, changes, ended.waited)
 
 
 _CLIENT_ENDED = ("client_gone", "client_slow")
@@ -150,14 +156,14 @@ def changes_text(changes: Sequence[Change]) -> str:
     """*changes* for a line: as in the header, at most 512 bytes, with ``?`` where a part of a name may not be shown."""
     if not changes:
         return ""
-    if len(changes) <= _FEW and sum(len(change.path) + len(change.to or "") for change in changes) <= _SHORT:
-        return _text_of(tuple(change._replace(reason="") for change in changes))
-    return _text(changes)
+    if len(changes) <= _FEW and sum([len(change.path) + len(change.to or "") for change in changes]) <= _SHORT:
+        return _text_of(tuple([(change.action, change.path, change.loss, change.to) for change in changes]))
+    return _text([(change.action, change.path, change.loss, change.to) for change in changes[:MOST_CHANGES]], len(changes))
 
 
-def _text(changes: Sequence[Change]) -> str:
-    made = [change._replace(path=_shown(change.path), to=change.to and _shown(change.to)) for change in changes[:MOST_CHANGES]]
-    return as_header(made, _CHANGES_BYTES, more=len(changes) - len(made))
+def _text(changes: Sequence[tuple[Action, str, Loss, str | None]], count: int | None = None) -> str:
+    made = [Change(action, _shown(path), "", loss, to and _shown(to)) for action, path, loss, to in changes]
+    return as_header(made, _CHANGES_BYTES, more=0 if count is None else count - len(made))
 
 
 def _shown(path: str) -> str:
@@ -202,16 +208,22 @@ def request_id_of(headers: Iterable[tuple[str, str]], environ: WSGIEnvironment) 
 
     *environ* is that of the request: its headers with credentials, whole or in part, and its query string are looked for.
     """
-    ids = {name.lower(): value for name, value in headers if name.lower() in ("x-request-id", "mistral-correlation-id")}
+    ids = {name.lower(): value for name, value in headers if name[-2:] in ("id", "Id", "iD", "ID")}
     given = ids.get("x-request-id") or ids.get("mistral-correlation-id") or ""
     if not _REQUEST_ID.fullmatch(given):
         return "-"
-    secrets = [value for name, value in environ.items() if _holds_credentials(name[:_SHORT]) and isinstance(value, str)]
+    secrets = [
+        value
+        for name, value in environ.items()
+        if name.startswith("HTTP_") and _holds_credentials(name[:_SHORT]) and isinstance(value, str)
+    ]
     if query := environ.get("QUERY_STRING"):
         secrets += [query, unquote(query, "latin-1")]
     written, secret = given.lower(), "\n".join(secrets).lower()
-    pieces = (written[start : start + _PIECE] for start in range(max(1, len(written) - _PIECE + 1)))
-    return "-" if any(piece in secret for piece in pieces) else given
+    for start in range(max(1, len(written) - _PIECE + 1)):
+        if written[start : start + _PIECE] in secret:
+            return "-"
+    return given
 
 
 def access_path(environ: WSGIEnvironment) -> str:
@@ -246,7 +258,13 @@ class _JSON(logging.Formatter):
 
 
 def _time(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
+    second = int(record.created)
+    return f"{_to_the_second(second)}.{int((record.created - second) * 1000):03}+00:00"
+
+
+@lru_cache(maxsize=2)
+def _to_the_second(second: int) -> str:
+    return datetime.fromtimestamp(second, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _message(record: logging.LogRecord) -> str:
@@ -269,5 +287,3 @@ def configure(level: str, format: str) -> None:
     logger.handlers = [*(other for other in logger.handlers if other.name != handler.name), handler]
     logger.setLevel(level)
     logger.propagate = False
-    # its warnings quote URLs with their query strings
-    logging.getLogger("urllib3").setLevel(logging.CRITICAL)

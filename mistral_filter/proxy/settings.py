@@ -103,6 +103,10 @@ def _seconds_or_off(text: str) -> float | None:
     return None if text.lower() in ("off", "0") else _seconds(text, ", or off")
 
 
+def _seconds_or_none(text: str) -> float:
+    return 0.0 if text.lower() in ("off", "0") else _seconds(text, ", or 0")
+
+
 def _count_or_off(text: str) -> int | None:
     if text.lower() == "off":
         return None
@@ -179,7 +183,7 @@ class Settings:
     models: Mapping[str, str] = _setting(
         {}, parse_models, "`NAME=MODEL …`: other names for models, `gpt-4o=mistral-large-latest gpt-*=mistral-small-latest`"
     )
-    learn: bool = _setting(True, _switch, "`off` passes a 422 from Mistral on at once")
+    learn: bool = _setting(True, _switch, "`off` passes refusals of fields and options (422, 400 code 3051) on at once")
     reasoning: str = _setting("openai", _one_of("openai", "mistral"), "`mistral` leaves content lists as Mistral sends them")
     api_key: str | None = _setting(None, _secret, "a Mistral key that the server holds, see below", secret=True)
     api_keys: Mapping[str, str] = _setting({}, _named_secrets, "`NAME=KEY …`: the same for named upstreams", secret=True)
@@ -209,6 +213,12 @@ class Settings:
         _seconds_or_off,
         "seconds of silence after which an event stream gets a comment, `: keep-alive`, between two events; some hand-written "
         "clients do not understand comments",
+    )
+    patience: float = _setting(
+        0.0,
+        _seconds_or_none,
+        "seconds that a request may wait in all where Mistral answers 429: as long as the answer says, else 1 s, 2 s, 4 s …, "
+        "then it is sent again; `0` passes each 429 on; before the wait is over the client gets no byte",
     )
     concurrency: int | None = _setting(
         1000, _count_or_off, "calls under way per worker; beyond it 503 with `Retry-After`; `off` sets no limit"

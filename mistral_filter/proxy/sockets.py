@@ -30,6 +30,7 @@ __all__ = [
     "brief_lock",
     "every_interval",
     "let_others_run",
+    "new_poll",
     "readiness",
     "reset_on_close",
     "send_all",
@@ -101,6 +102,13 @@ class Readiness:
     def close(self) -> None:
         """Lets the event go; before the socket is closed."""
         self._event.close()
+
+
+def new_poll(sock: Any) -> Any:
+    """A poll object that says, with ``poll(0)``, whether *sock* has something to read or has ended."""
+    poll = _original("select", "poll")()
+    poll.register(sock.fileno(), select.POLLIN)
+    return poll
 
 
 def readiness(sock: Any) -> Readiness | None:

@@ -18,8 +18,9 @@ import re
 import select
 import stat
 import sys
-import threading
 from typing import Any
+
+from mistral_filter.proxy.sockets import brief_lock
 
 __all__ = ["MAX_LINE", "dropped_lines", "one_line", "stderr_handler"]
 
@@ -29,10 +30,13 @@ MAX_LINE = 4096
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 _LONGEST = 16 * MAX_LINE
 """Characters of a text that are looked at."""
+_LOCK_SECONDS = 1.0
 
 
 def one_line(text: str, limit: int = MAX_LINE - 1) -> str:
     """*text* as at most *limit* characters of printable ASCII: everything else is escaped, so it stays one line."""
+    if len(text) <= limit and text.isascii() and text.isprintable():
+        return text
     line = _UNPRINTABLE.sub(_escaped, text[:_LONGEST])
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
@@ -49,7 +53,7 @@ class _Writer:
         """Lines, in the life of this process."""
         self.untold = 0
         """Those of them that no line has told of yet."""
-        self.lock = threading.RLock()
+        self.lock = brief_lock()
         self._own: int | None = None
         """The file descriptor of the open file of our own; None: there is none."""
         self._known: tuple[int, int] | None = None
@@ -57,7 +61,7 @@ class _Writer:
 
     def after_fork(self) -> None:
         """In the child: a thread of the parent may have held the lock, and the parent tells of its own lines."""
-        self.lock = threading.RLock()
+        self.lock = brief_lock()
         self.untold = 0
 
     def has_room(self) -> bool:
@@ -140,15 +144,28 @@ def dropped_lines() -> int:
 class _StderrHandler(logging.Handler):
     """Formats a record, makes one line of it and writes it without blocking. It raises nothing and prints no traceback."""
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Writes *record* if no filter is against it. The writer has a lock of its own, so the handler's is not taken."""
+        wanted = self.filter(record) if self.filters else record
+        if wanted:
+            self.emit(wanted if isinstance(wanted, logging.LogRecord) else record)
+        return bool(wanted)
+
     def emit(self, record: logging.LogRecord) -> None:
         """Writes *record*; before it, the number of lines that were dropped since the last one."""
-        with _writer.lock:
+        if not _writer.lock.acquire(timeout=_LOCK_SECONDS):  # a signal's handler that interrupted a line waits for itself
+            _writer.dropped += 1
+            _writer.untold += 1
+            return
+        try:
             # while the reader hangs, a line costs one system call and is not even formatted
             if _writer.untold and _writer.has_room() and _writer.write(self._line(_notice(_writer.untold))):
                 _writer.untold = 0
             if _writer.untold or not _writer.write(self._line(record)):
                 _writer.dropped += 1
                 _writer.untold += 1
+        finally:
+            _writer.lock.release()
 
     def _line(self, record: logging.LogRecord) -> str:
         try:

@@ -17,6 +17,7 @@ from mistral_filter.models import check_models
 from mistral_filter.paths import PATHS, Target, locate
 from mistral_filter.proxy.call import call_of, note_outcome
 from mistral_filter.proxy.forward import Forwarder
+from mistral_filter.proxy.hints import hint_for, hint_for_unknown
 from mistral_filter.proxy.secret import ServerKey
 from mistral_filter.proxy.upstream import Upstream
 
@@ -27,15 +28,6 @@ __all__ = ["METHODS", "create_blueprint", "error_response"]
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 """What Mistral's API uses (OpenAPI 2026-08-21), and HEAD."""
-
-MISSING = {
-    "completions": "Mistral has no /v1/completions. Use /v1/chat/completions (in LlamaIndex's OpenAILike: is_chat_model=True), "
-    "or /v1/fim/completions for code with a suffix.",
-    "images": "Mistral has no /v1/images. Images are made by agents with the image_generation tool.",
-    "dashboard": "Mistral has no billing API. The client works without it; usage is shown at https://admin.mistral.ai.",
-}
-"""First path segments below /v1 that OpenAI has and Mistral has not (OpenAPI 2026-08-21), and what to do instead."""
-
 
 _NO_KEY = ServerKey(None)
 
@@ -124,15 +116,11 @@ def _target(environ: WSGIEnvironment, prefixes: tuple[str, ...]) -> Target:
     method = environ["REQUEST_METHOD"]
     target = locate(environ.get("PATH_INFO", ""), prefixes)
     if target is None or target.refused:
-        raise NotFound(
-            "There is nothing at this path. Mistral's API is below /v1: use a base URL that ends in /v1, and plain paths such as "
-            "/v1/chat/completions."
-        )
+        raise NotFound(hint_for_unknown(environ.get("PATH_INFO", ""), prefixes))
     if target.endpoint is not None and method != "POST":
         raise MethodNotAllowed(f"{target.path} takes POST with a JSON body, not {method}.", "POST, OPTIONS")
     if target.path == "/v1" and method not in ("GET", "HEAD"):
         raise NotFound("There is nothing to send to at /v1. Add the endpoint: /v1/chat/completions.")
-    missing = MISSING.get(target.path.partition("/v1/")[2].split("/")[0])
-    if missing is not None:
-        raise NotFound(missing)
+    if (hint := hint_for(target, method)) is not None:
+        raise NotFound(hint)
     return target

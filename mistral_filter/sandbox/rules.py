@@ -77,7 +77,7 @@ def _refused_by_model(body: Json) -> Iterator[Json]:
         yield no("Output dimension is too large" if model.most_dimensions else "Output dimension is not enabled for this model")
     top_p, reasons = body.get("top_p"), effort not in (None, "none") or body.get("prompt_mode") is not None
     if body.get("temperature") == 0 and top_p != 1 and (reasons or top_p is not None):
-        yield flat("top_p must be 1 when using greedy sampling.", "invalid_request_invalid_args", "3054")
+        yield flat("top_p must be 1 when using greedy sampling.", code="3054")
 
 
 def _broken_rules(body: Json) -> Iterator[Json]:

@@ -8,6 +8,7 @@ real look-up does.
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,8 @@ from pathlib import Path
 
 import pytest
 from servers import Gunicorn, Probe, Response, ask, build_request, eventually
-from upstream import ScriptedUpstream, full_backlog
+from tls import Authority, TLSUpstream
+from upstream import Exchange, ScriptedUpstream, chain, full_backlog, json_answer, stall
 
 CHAT = "/v1/chat/completions"
 ORIGIN = ("Origin", "https://chat.example.com")
@@ -202,3 +204,40 @@ def test_the_connect_timeout_is_for_all_addresses_together(
         response = post(server)
         assert (response.status, response.json()["error"]["code"]) == (504, "upstream_connect_timeout")
         assert time.monotonic() - begin < 3
+
+
+def test_over_tls_a_name_may_move_to_another_server(gunicorn_server: Start, resolver: Resolver, tmp_path: Path) -> None:
+    """The new server knows no session of the old one, so that its certificate is judged like the first one's."""
+    (tmp_path / "trusted").mkdir()
+    (tmp_path / "stranger").mkdir()
+    trusted, stranger = Authority(tmp_path / "trusted"), Authority(tmp_path / "stranger")
+    resumed: list[bool] = []
+
+    def note(exchange: Exchange) -> None:
+        sock = exchange._connection.sock
+        assert isinstance(sock, ssl.SSLSocket)
+        resumed.append(sock.session_reused)
+
+    script = chain(note, json_answer({}), stall(0.05), Exchange.close)
+    with TLSUpstream(trusted.issue("first")) as first:
+        first.script = script
+        server = gunicorn_server(
+            app="resolving:app",
+            WEB_CONCURRENCY=1,
+            PYTHONPATH=resolver.directory,
+            MISTRAL_FILTER_UPSTREAM=f"https://{NAME}:{first.port}",
+            MISTRAL_FILTER_CA_BUNDLE=trusted.bundle,
+        )
+        for _ in range(3):
+            assert post(server, "caller").status == 200
+            time.sleep(0.3)
+        assert resumed == [False, False, True]
+    with TLSUpstream(trusted.issue("second"), address="127.0.0.2", port=first.port) as second:
+        second.script = script
+        resolver.answer("127.0.0.2")
+        eventually(lambda: post(server, "caller").status == 200, "the new address", 20)
+        assert resumed[3:] == [False]
+    with TLSUpstream(stranger.issue("third"), address="127.0.0.3", port=first.port) as third:
+        resolver.answer("127.0.0.3")
+        eventually(lambda: post(server, "caller").json()["error"]["code"] == "upstream_tls", "the certificate to be refused", 20)
+        assert third.requests == []

@@ -419,6 +419,26 @@ def test_a_connection_that_the_upstream_closed_while_idle_is_replaced(proxied: P
     assert [request.connection for request in proxied.good.requests] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("name", ["tls12", "tls13"])
+def test_new_connections_resume_the_session_of_their_caller(proxied: Proxied, name: str) -> None:
+    """From the third on; no other caller ever resumes it, and a caller without credentials resumes none."""
+    upstream, resumed = proxied.upstreams[name], []
+
+    def note(exchange: Exchange) -> None:
+        sock = exchange._connection.sock
+        assert isinstance(sock, ssl.SSLSocket)
+        resumed.append(sock.session_reused)
+
+    upstream.script = chain(note, json_answer({"n": 1}), stall(0.05), Exchange.close)
+    mine, other = next(KEYS), next(KEYS)
+    for key in (mine, mine, mine, other, mine, other, other, None, None, None):
+        headers = [] if key is None else [("Authorization", f"Bearer {key}")]
+        body = {"model": "canary-model", "messages": []}
+        assert ask(proxied.server.port, "POST", f"/{name}/v1/chat/completions", body, headers).json() == {"n": 1}
+        time.sleep(0.3)  # the upstream closes, and the proxy sees it
+    assert resumed == [False, False, True, False, True, False, True, False, False, False]
+
+
 def test_a_reused_connection_that_closes_unread_is_tried_once_more(proxied: Proxied) -> None:
     """The upstream closed it in the instant of reuse: the request goes once more, on a fresh connection."""
 

@@ -7,6 +7,7 @@ answers: ``python tests/proxy/test_wire.py 300000``.
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import ssl
 import sys
@@ -22,7 +23,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mistral_filter.proxy.call import Call
-from mistral_filter.proxy.upstream.wire import Body, Broken, Malformed, Wire, parse_head
+from mistral_filter.proxy.upstream.body import Body
+from mistral_filter.proxy.upstream.head import Broken, Malformed, parse_head
+from mistral_filter.proxy.upstream.wire import Wire
 
 BODY = b"{}"
 REQUESTS = {
@@ -47,6 +50,10 @@ class Read(NamedTuple):
 # -------------------------------------------------------------------------------------------------------------- the two readers
 
 
+NULL = os.open(os.devnull, os.O_RDONLY)
+"""For poll it always has something to read: what there is, a scripted socket says."""
+
+
 class ScriptedSocket:
     """Gives *pieces*, one at each read, and then the end of the connection; an exception among them is raised."""
 
@@ -57,6 +64,9 @@ class ScriptedSocket:
         self.open = False
         """The connection does not end behind the pieces."""
         self.sent = b""
+
+    def fileno(self) -> int:
+        return NULL
 
     def recv(self, size: int) -> bytes:
         if self.pieces:

@@ -408,6 +408,12 @@ AUDIO = [{"type": "input_audio", "input_audio": "AA=="}]
             ("invalid_request_assistant_message", "3240"),
         ),
         (chat(USER, says(prefix=True), USER), "Assistant message with prefix True must be last message", OTHER),
+        (chat(USER, temperature=0, top_p=0.5), "top_p must be 1 when using greedy sampling.", ("invalid_request_error", "3054")),
+        (
+            chat(USER, temperature=0, reasoning_effort="high"),
+            "top_p must be 1 when using greedy sampling.",
+            ("invalid_request_error", "3054"),
+        ),
         (
             chat(USER, calls("abcdefgh1"), result("abcdefgh1", content=AUDIO)),
             "Unexpected content chunk types in tool message: ['input_audio']",

@@ -249,12 +249,12 @@ ARGUMENTS = ("invalid_request_invalid_args", "3051")
         (
             body(temperature=0, top_p=0.95),
             "top_p must be 1 when using greedy sampling.",
-            ("invalid_request_invalid_args", "3054"),
+            ("invalid_request_error", "3054"),
         ),
         (
             body(temperature=0, reasoning={"effort": "high"}),
             "top_p must be 1 when using greedy sampling.",
-            ("invalid_request_invalid_args", "3054"),
+            ("invalid_request_error", "3054"),
         ),
     ],
 )

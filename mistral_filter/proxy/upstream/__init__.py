@@ -16,12 +16,11 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
-import requests
-
 from mistral_filter.errors import NO_RETRY, BadRequest, MistralFilterError, Overloaded, UpstreamError
 from mistral_filter.proxy.call import Call
+from mistral_filter.proxy.upstream.body import Body
+from mistral_filter.proxy.upstream.head import Broken, Malformed
 from mistral_filter.proxy.upstream.transport import Answer, Transport, TransportError, UpstreamRequest
-from mistral_filter.proxy.upstream.wire import Body, Broken, Malformed
 
 __all__ = ["Reply", "RequestBody", "Upstream"]
 
@@ -98,11 +97,11 @@ class Upstream:
         request = UpstreamRequest()
         request.method, request.url = method, self.base + path + query
         request.call, request.caller = call, caller
-        request.headers = requests.structures.CaseInsensitiveDict(headers)
         request.body = body  # type: ignore[assignment]  # an iterator of bytes is fine
+        request.headers = fields = dict(headers)  # type: ignore[assignment]  # none is there twice, in whatever case
         length = len(body) if isinstance(body, bytes) else length
         if length is not None:
-            request.headers["Content-Length"] = str(length)
+            fields["Content-Length"] = str(length)
         try:
             answer = self._own_transport().send(request, timeout=(call.remaining(self._connect_timeout), self._read_timeout))
         except TransportError as error:
@@ -200,9 +199,10 @@ class Reply(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def _is_passed_on(name: str) -> bool:
+def _passed_on(name: str) -> str | None:
+    """*name* in lower case; None for a field that stays here."""
     lower = name.lower()
-    return lower not in _NOT_PASSED_ON and not lower.startswith(_NOT_PASSED_ON_BEGIN)
+    return None if lower in _NOT_PASSED_ON or lower.startswith(_NOT_PASSED_ON_BEGIN) else lower
 
 
 def _reply(answer: Answer) -> Reply:
@@ -212,14 +212,16 @@ def _reply(answer: Answer) -> Reply:
         raise UpstreamError("upstream_redirect")
     dropped = {option.strip(" \t").lower() for option in head.connection.split(",") if option}
     headers, length_said = [], head.status == 204
+    clean = _FIELD_VALUE.fullmatch("".join([value for _, value in head.fields])) is not None
     for name, value in head.fields:
-        if not _is_passed_on(name) or (dropped and name.lower() in dropped):
+        lower = _passed_on(name)
+        if lower is None or lower in dropped:
             continue
-        if name.lower() == "content-length":
+        if lower == "content-length":
             if length_said:
                 continue
             length_said = True  # once is enough
-        if _FIELD_VALUE.fullmatch(value):
+        if clean or _FIELD_VALUE.fullmatch(value):
             headers.append((name, value))
     reason = head.reason or http.client.responses.get(head.status, "Unknown")
     return Reply(head.status, reason, headers, head.length, answer.raw)

@@ -24,7 +24,10 @@ from requests.adapters import BaseAdapter
 from mistral_filter.proxy import sockets
 from mistral_filter.proxy.call import Call
 from mistral_filter.proxy.upstream.addresses import Address, Addresses, NoAddress
-from mistral_filter.proxy.upstream.wire import Body, Head, Malformed, Stale, Wire, parse_head
+from mistral_filter.proxy.upstream.body import Body
+from mistral_filter.proxy.upstream.head import Head, Malformed, Stale, parse_head
+from mistral_filter.proxy.upstream.sessions import Sessions
+from mistral_filter.proxy.upstream.wire import Wire
 
 __all__ = ["Answer", "Transport", "TransportError", "UpstreamRequest"]
 
@@ -107,6 +110,7 @@ class Transport(BaseAdapter):
         """By caller, the one that has rested longest first."""
         self._count = 0
         self._lock = sockets.brief_lock()
+        self._sessions = Sessions()
 
     # ------------------------------------------------------------------------------------------------------------ one request
 
@@ -126,48 +130,43 @@ class Transport(BaseAdapter):
         """
         assert isinstance(request, UpstreamRequest)
         connect, silence = timeout
-        body: Any = request.body
-        whole = body is None or isinstance(body, bytes)
-        method = request.method or "GET"
-        head = self._head(method, request)
         # an upload cannot be sent again, so it gets a connection that cannot be stale
-        wire = self._take(request.caller) if whole else None
-        for reused in (True, False):
-            if wire is None:
-                wire = self._connect(request.call, request.caller, connect)
+        wire = self._take(request.caller) if request.body is None or isinstance(request.body, bytes) else None
+        if wire is not None:
             try:
-                wire.begin(request.call, silence)
-                if whole:
-                    wire.send(head, body or b"")
-                else:
-                    wire.send_upload(head, body, chunked="Content-Length" not in request.headers)
-                return self._answer(wire, wire.read_head(method), method, complete=whole)
+                return self._exchange(wire, request, silence)
             except Stale:
-                wire.close()
-                if not reused:
-                    raise
-                wire = None
-            except BaseException:
-                wire.close()
-                raise
-        raise AssertionError("a fresh connection is never stale")
+                pass
+        return self._exchange(self._connect(request.call, request.caller, connect), request, silence)
 
-    def _head(self, method: str, request: UpstreamRequest) -> bytes:
-        url = request.url or ""
-        through = self._proxy_authorization() if self._target_start == 0 and self._proxy else ""
-        lines = [f"{method} {url[self._target_start :]} HTTP/1.1\r\nHost: {self._netloc}\r\n{through}"]
-        lines += [f"{name}: {value}\r\n" for name, value in request.headers.items()]
-        streamed = not (request.body is None or isinstance(request.body, bytes)) and "Content-Length" not in request.headers
-        lines.append("Transfer-Encoding: chunked\r\n\r\n" if streamed else "\r\n")
-        return "".join(lines).encode("latin-1")
-
-    def _answer(self, wire: Wire, head: Head, method: str, *, complete: bool) -> Answer:
-        if not complete:  # the upstream may have answered before it had all of the upload
+    def _exchange(self, wire: Wire, request: UpstreamRequest, silence: float) -> Answer:
+        """Sends *request* on *wire*, which is closed if there is no answer, and returns the answer's head."""
+        body: Any = request.body
+        method, upload = request.method or "GET", not (body is None or isinstance(body, bytes))
+        chunked = upload and "Content-Length" not in request.headers
+        try:
+            wire.begin(request.call, silence)
+            if upload:
+                wire.send_upload(self._head(method, request, chunked), body, chunked=chunked)
+            else:
+                wire.send(self._head(method, request, chunked), body or b"")
+            head = wire.read_head(method)
+        except BaseException:
+            wire.close()
+            raise
+        if upload:  # the upstream may have answered before it had all of it
             head = head._replace(closes=True)
         answer = Answer()
         answer.status_code, answer.reason, answer.head = head.status, head.reason, head
         answer.raw = Body(wire, head, self._put)
         return answer
+
+    def _head(self, method: str, request: UpstreamRequest, chunked: bool) -> bytes:
+        through = self._proxy_authorization() if self._target_start == 0 and self._proxy else ""
+        lines = [f"{method} {(request.url or '')[self._target_start :]} HTTP/1.1\r\nHost: {self._netloc}\r\n{through}"]
+        lines += [f"{name}: {value}\r\n" for name, value in request.headers.items()]
+        lines.append("Transfer-Encoding: chunked\r\n\r\n" if chunked else "\r\n")
+        return "".join(lines).encode("latin-1")
 
     # ------------------------------------------------------------------------------------------------------------ connections
 
@@ -200,7 +199,7 @@ class Transport(BaseAdapter):
                     raise TransportError("no_descriptors") from None
                 code = "upstream_unreachable"
             else:
-                return Wire(self._prepare(call, sock, end), caller)
+                return Wire(self._prepare(call, caller, sock, end), caller)
             call.check()
             self._addresses.failed(address)
         self._addresses.forget()
@@ -225,7 +224,7 @@ class Transport(BaseAdapter):
             raise
         return sock
 
-    def _prepare(self, call: Call, sock: socket.socket, end: float) -> Any:
+    def _prepare(self, call: Call, caller: str | None, sock: socket.socket, end: float) -> Any:
         """The socket ready for a request: through the proxy and the handshake, by *end*."""
         prepared = sock
         try:
@@ -234,7 +233,11 @@ class Transport(BaseAdapter):
             if self._secure:
                 sock.settimeout(max(end - time.monotonic(), 0.001))
                 prepared = _tls_context(self._ca_bundle).wrap_socket(
-                    sock, server_hostname=self._host, do_handshake_on_connect=False, suppress_ragged_eofs=False
+                    sock,
+                    server_hostname=self._host,
+                    do_handshake_on_connect=False,
+                    suppress_ragged_eofs=False,
+                    session=self._sessions.get(caller),
                 )
                 call.attach(prepared)
                 prepared.do_handshake()
@@ -242,6 +245,7 @@ class Transport(BaseAdapter):
         except BaseException as error:
             call.detach()
             prepared.close()
+            self._sessions.forget(caller)
             call.check()
             if isinstance(error, TimeoutError):
                 raise TransportError("upstream_connect_timeout") from None
@@ -297,6 +301,8 @@ class Transport(BaseAdapter):
         if not good or wire.caller is None:
             wire.close()
             return
+        if self._secure and not wire.used:
+            self._sessions.keep(wire.caller, wire.sock)
         wire.idle_since = time.monotonic()
         with self._lock:
             oldest = self._pop_oldest() if self._count >= _MOST_IDLE else None
