@@ -26,7 +26,7 @@ def as_json(body: bytes, endpoint: str = "chat", **options: Any) -> dict[str, An
 def test_before_after_and_the_changes() -> None:
     """An explanation shows both bodies and each change with its place, its reason and its cost."""
     shown = as_json(BAD)
-    assert shown.keys() == {"endpoint", "before", "after", "changes", "more", "error"}
+    assert shown.keys() == {"endpoint", "before", "after", "changes", "more", "error", "position", "place"}
     assert (shown["endpoint"], shown["before"], shown["after"], shown["error"]) == (
         "chat",
         json.loads(BAD),
@@ -100,3 +100,55 @@ def test_an_unknown_endpoint_is_an_error_of_the_callers() -> None:
     """What is not an endpoint is not explained."""
     with pytest.raises(KeyError):
         explain(GOOD, "nowhere")
+
+
+# ----------------------------------------------------------------------------------------------------- for the inspector
+
+
+def test_it_tells_what_current_would_keep() -> None:
+    """Changes that the list current would not make are marked; not under that list, and not where current drops it, too."""
+    body = b'{"model":"m","n":2,"stop":null,"logit_bias":{"1":1},"reasoning_effort":"high","n":3}'
+    shown = as_json(body)
+    assert {change["path"] for change in shown["changes"] if change["current"]} == {"reasoning_effort"}  # n is repeated, too
+    assert not any(change["current"] for change in as_json(body, fields="current")["changes"])
+    assert not any(change["current"] for change in as_json(b'{"model":"m","prompt":"p","n":2}', "fim")["changes"])
+    assert [change["current"] for change in as_json(b'{"model":"m","n":2}')["changes"]] == [True]
+
+
+def test_changes_have_places() -> None:
+    """Lists of keys and indexes, in the original and in the result."""
+    body = b'{"model":"m","seed":1,"messages":[{"role":"user","content":"x","name":"y"}]}'
+    assert [(change["path"], change["before"], change["after"]) for change in as_json(body)["changes"]] == [
+        ("seed", ["seed"], ["random_seed"]),
+        ("messages[0].name", ["messages", 0, "name"], ["messages", 0]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "position"),
+    [
+        (b'{\n "a": tru}', (2, 7)),
+        (b'{"a":1,}', (1, 7)),
+        (b'{"a":1', (1, 7)),
+        (b'{"a": "x\ny"}', (1, 9)),
+        (b'{"a":1} x', (1, 9)),
+        (b'{"a":NaN}', (1, 6)),
+        ('{"é":1,\n "ü" 1}'.encode(), (2, 6)),
+        (b'{"a":"\xff"}', (1, 7)),
+        (b"", (1, 1)),
+    ],
+)
+def test_broken_json_has_a_position(body: bytes, position: tuple[int, int]) -> None:
+    """Line and column, in characters, of what cannot be read."""
+    shown = as_json(body)
+    assert (shown["position"]["line"], shown["position"]["column"]) == position
+    assert shown["place"] is None
+
+
+def test_a_refusal_has_a_place() -> None:
+    """What is refused in a body that is JSON has its keys instead."""
+    shown = as_json(b'{"model":"m","input":[1,2]}', "embeddings")
+    long = explain(b'{"model":"m","input":[1,2],"dimensions":' + b"1" * 5000 + b"}", "embeddings").as_json()
+    assert long.endswith(b'"place":["input"]}')  # also beside a number that Python would not read
+    assert (shown["place"], shown["position"]) == (["input"], None)
+    assert as_json(b"[" * 5000)["position"] is None

@@ -11,7 +11,7 @@ from msgspec import json
 from mistral_filter import __version__
 from mistral_filter.errors import MethodNotAllowed, MistralFilterError, NotFound
 from mistral_filter.explain import explain
-from mistral_filter.fields import ENDPOINTS
+from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS
 from mistral_filter.middleware import MAX_BODY, read_body, wants_strict
 from mistral_filter.models import check_models
 from mistral_filter.paths import PATHS, Target, locate
@@ -68,7 +68,7 @@ def create_blueprint(
 
     @blueprint.route("/explain/<path:endpoint>", methods=["POST"])
     def explain_body(endpoint: str) -> Response:
-        """What the filter would do to the body; no key is needed and nothing is sent on."""
+        """What the filter would do to the body; no key is needed and nothing is sent on. ``?fields=`` chooses another list."""
         by_path = {path: name for name, path in PATHS.items()}
         name = endpoint if endpoint in ENDPOINTS else by_path.get(endpoint.removeprefix("v1/"))
         if name is None:
@@ -76,6 +76,8 @@ def create_blueprint(
         call_of(request.environ).take_place()
         options = {**(filter_options or {})}
         options["strict"] = options.get("strict") or wants_strict(request.environ)
+        if request.args.get("fields") in CHAT_FIELDS:  # for the inspector, which compares the lists
+            options["fields"] = request.args["fields"]
         explanation = explain(read_body(request.environ, min(max_body, MAX_EXPLAIN)), name, **options)
         response = Response(explanation.as_json(), content_type="application/json")
         response.headers["X-Content-Type-Options"] = "nosniff"
