@@ -12,8 +12,8 @@ BASE = "https://YOUR-HOST/v1"
 
 HEADS = {
     "en": (
-        "# Clients\n\nThe page of a running server at `/` shows the same settings with its own address in them. Use your Mistral\n"
-        "key as the API key. `https://YOUR-HOST` is the address of your server; on your machine it is `http://127.0.0.1:8000`.\n"
+        "# Clients\n\nThe page of a running server at `/` shows the same settings with its own address in them. Use your\n"
+        "Mistral key as the API key. `https://YOUR-HOST` is the address of your server; on your machine it is `http://127.0.0.1:8000`.\n"
     ),
     "zh": (
         "# 客户端\n\n运行中的服务器在 `/` 的页面上列出同样的设置，并填好它自己的地址。API 密钥用你自己的 Mistral 密钥。"

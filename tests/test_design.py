@@ -361,7 +361,7 @@ def test_every_module_says_what_is_public() -> None:
         defined = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
         for node in tree.body:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-            defined.update(target.id for target in targets if isinstance(target, ast.Name))
+            defined.update(name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name))
             if isinstance(node, ast.ImportFrom):
                 defined.update(alias.asname or alias.name for alias in node.names)
         for public in lists:
