@@ -26,7 +26,8 @@ BUDGET = 120_000
 """What one body may cost: 1 for each member that is opened, _PART for each object or list, _CHANGE for each change."""
 _PART, _CHANGE = 3, 3
 
-ROOM, ROOM_FOR_EACH_BYTE = 4 << 20, 3
+ROOM = 4 << 20
+ROOM_FOR_EACH_BYTE = 3
 """Bytes of memory that the parts and changes of one body may hold: so many, and so many for each of its own. The body as it is
 written anew takes one more for each of its own: 4 times the body and 4 MiB together, beside the body that came."""
 _UNNAMED_BYTES, _NAMED_BYTES = 64, 160

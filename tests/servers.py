@@ -206,6 +206,19 @@ class Gunicorn(Server):
             connection.close()
 
 
+class Serve(Server):
+    """``mistral-filter serve`` on a free port."""
+
+    def __init__(self, directory: Path, *args: str, port: int = 0, **settings: Any) -> None:
+        self.port = port or free_port()
+        super().__init__(directory, ["mistral_filter", "serve", "--port", str(self.port), *args], ROOT, settings)
+
+    def _ready(self) -> bool:
+        with suppress(OSError):
+            return ask(self.port, "GET", "/health").status == 200
+        return False
+
+
 class Sandbox(Server):
     """``python -m mistral_filter.sandbox`` on a port of its own choice."""
 

@@ -204,10 +204,11 @@ def test_openai_prints_why_a_request_without_a_key_is_refused(client: OpenAI) ->
         client.chat.completions.create(model=MODEL, messages=[USER], extra_headers=headers)
 
 
-def test_openai_is_told_what_to_use_instead_of_responses(client: OpenAI) -> None:
+def test_openai_is_told_what_to_use_instead_of_responses(scripted: OpenAI, upstream: ScriptedUpstream) -> None:
     """Where the upstream has no /v1/responses, the 404 names what each kind of client has to say."""
+    upstream.script = json_answer({"message": "no Route matched with those values"}, status=404)
     with pytest.raises(openai.NotFoundError, match=r"^Error code: 404 - ") as caught:
-        client.responses.create(model=MODEL, input="Hi")
+        scripted.responses.create(model=MODEL, input="Hi")
     assert ".chat(model)" in str(caught.value)
     assert 'set_default_openai_api("chat_completions")' in str(caught.value)
 

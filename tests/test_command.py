@@ -9,12 +9,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
-from servers import Server, ask, free_port
+from servers import Serve, ask, free_port
 from test_explain import BAD, GOOD, as_json
 from upstream import ScriptedUpstream, json_answer
 
@@ -164,19 +162,6 @@ def test_a_file_is_read(tmp_path: Path) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------------- serve
-
-
-class Serve(Server):
-    """``mistral-filter serve`` on a free port."""
-
-    def __init__(self, directory: Path, *args: str, port: int = 0, **settings: Any) -> None:
-        self.port = port or free_port()
-        super().__init__(directory, ["mistral_filter", "serve", "--port", str(self.port), *args], ROOT, settings)
-
-    def _ready(self) -> bool:
-        with suppress(OSError):
-            return ask(self.port, "GET", "/health").status == 200
-        return False
 
 
 def test_serve_is_the_proxy_as_shipped(upstream: ScriptedUpstream, tmp_path: Path) -> None:

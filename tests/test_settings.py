@@ -439,21 +439,6 @@ def test_null_is_refused_with_the_reason() -> None:
             from_environment(variables(cors_origins=text))
 
 
-def test_the_readme_has_the_table_of_settings() -> None:
-    """Every setting has one row in the README, with its default and its sentence, in order."""
-    section = (ROOT / "README.md").read_text("utf-8").partition("\n## Settings\n")[2].partition("\n## ")[0]
-    rows = [line for line in section.splitlines() if line.startswith("| `MISTRAL_FILTER_")]
-    assert len(rows) == len(SETTINGS)
-    for row, setting in zip(rows, SETTINGS, strict=True):
-        name, default, sentence = (cell.strip() for cell in row.strip("|").split("|"))
-        assert name == f"`{setting.variable}`"
-        assert sentence == setting.sentence
-        if default:
-            assert setting.parse(default.strip("`")) == setting.default, name
-        else:
-            assert setting.default in (None, (), {}), name
-
-
 def test_an_unknown_variable_is_found() -> None:
     """A misspelt variable changes nothing and is named with what was meant; other programs' variables are not looked at."""
     environ = {"MISTRAL_FILTER_FIELD": "current", "MISTRAL_FILTER_FIELDS": "classic", "FIELDS": "x", "MISTRAL_API_KEY": "x"}
