@@ -4,16 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 HOST ?= 127.0.0.1
 PORT ?= 8000
-SANDBOX_PORT ?= 8001
 
 .PHONY: run test drift clean
 
 run: $(VENV)/.runs
-	@trap 'kill $$sandbox 2>/dev/null' EXIT; trap 'exit 0' INT TERM; \
-	$(BIN)/python -m mistral_filter.sandbox --port $(SANDBOX_PORT) & sandbox=$$!; \
-	echo "mistral-filter on http://$(HOST):$(PORT)   /v1 -> Mistral   /sandbox/v1 -> the stand-in"; \
-	MISTRAL_FILTER_UPSTREAMS="sandbox=http://127.0.0.1:$(SANDBOX_PORT) $$MISTRAL_FILTER_UPSTREAMS" \
-	$(BIN)/gunicorn app:app --bind $(HOST):$(PORT)
+	@$(BIN)/python -m mistral_filter serve --sandbox --host $(HOST) --port $(PORT)
 
 test: $(VENV)/.tests
 	$(BIN)/ruff check .

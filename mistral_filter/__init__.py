@@ -1,14 +1,15 @@
 """Lets OpenAI-style chat clients talk to Mistral's API: keeps what Mistral accepts, translates what has a counterpart.
 
 ``filter_body`` is the pure function, ``MistralFilter`` the WSGI middleware, ``mistral_filter.flask.init_app`` the same for a
-Flask app; ``mistral_filter.proxy`` forwards to Mistral.
+Flask app; ``mistral_filter.proxy`` forwards to Mistral. ``restore_tool_names`` is for applications that forward themselves.
 """
 
 from mistral_filter.changes import Change
 from mistral_filter.errors import MistralFilterError
 from mistral_filter.filtering import Filtered, filter_body
 from mistral_filter.middleware import MistralFilter
+from mistral_filter.toolnames import restore_tool_names
 
-__all__ = ["Change", "Filtered", "MistralFilter", "MistralFilterError", "__version__", "filter_body"]
+__all__ = ["Change", "Filtered", "MistralFilter", "MistralFilterError", "__version__", "filter_body", "restore_tool_names"]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

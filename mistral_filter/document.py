@@ -1,7 +1,8 @@
 """One request body as a document: what is opened of it, what has been changed, and what that may cost.
 
-Opening parts and noting changes are paid for from one budget, so the work on one body is bounded whatever the body is, in time
-and in memory: what has too many members is refused before it is opened.
+Strategy: opening parts and noting changes are paid for from two budgets, one for the time they take and one for the memory they
+hold, so both are bounded whatever the body is. Time is counted in units and never given back; memory is counted in bytes, in
+proportion to the body, and given back by parts that are closed. What has too many members is refused before it is opened.
 """
 
 from __future__ import annotations
@@ -16,14 +17,27 @@ from msgspec import Raw
 from mistral_filter.changes import Action, Change, Loss
 from mistral_filter.errors import MAX_DEPTH, TooComplex
 from mistral_filter.parsing import check_depth, may_be_deep, may_have_more_commas, survey
-from mistral_filter.parts import SMALL, Array, Object, Part, Position
+from mistral_filter.parts import MEMBER_BYTES, NEW_BYTES, OBJECT_BYTES, SMALL, Array, Object, Part, Position
 from mistral_filter.rawjson import Node
 
-__all__ = ["BUDGET", "REPEATED", "Document"]
+__all__ = ["BUDGET", "REPEATED", "ROOM", "ROOM_FOR_EACH_BYTE", "Document"]
 
-BUDGET = 160_000
+BUDGET = 120_000
 """What one body may cost: 1 for each member that is opened, _PART for each object or list, _CHANGE for each change."""
 _PART, _CHANGE = 3, 3
+
+ROOM, ROOM_FOR_EACH_BYTE = 4 << 20, 3
+"""Bytes of memory that the parts and changes of one body may hold: so many, and so many for each of its own. The body as it is
+written anew takes one more for each of its own: 4 times the body and 4 MiB together, beside the body that came."""
+_UNNAMED_BYTES, _NAMED_BYTES = 64, 160
+"""Memory of a value in a list that is opened, and of one in an object of many names that are seldom used."""
+_MANY_NAMES = 24
+_CHANGE_BYTES = 250
+"""Memory of a change: the tuple, its path and its places in lists."""
+_SHORTEST_MEMBER = 5
+"""Bytes of a member in an object, with its comma: ``"":0,``."""
+_KEY_BYTES = 250
+"""Memory of a member while its object is searched for repeated keys."""
 _STEPS = 8
 """Steps of a survey that cost as much as one member."""
 
@@ -37,13 +51,17 @@ _decode_array = msgspec.json.Decoder(list[Raw]).decode
 class Document:
     """One request body: its top level, what has been changed, and what is left of the budget."""
 
-    __slots__ = ("_crowded", "_deep", "_left", "_templates", "_unopened", "changes")
+    __slots__ = ("_crowded", "_deep", "_left", "_room", "_templates", "_unopened", "changes")
 
     def __init__(self, body: bytes) -> None:
         """*body* need not have been parsed yet. Raises TooComplex when its top level has more than BUDGET members."""
         self.changes: list[Change] = []
         self._left = BUDGET
-        self._crowded = self._survey(body, None) > BUDGET
+        self._room = ROOM + ROOM_FOR_EACH_BYTE * len(body)
+        self._crowded = False
+        if len(body) > SMALL:
+            most = min(BUDGET, self._room // _NAMED_BYTES)
+            self._crowded = self._survey(body, None, _NAMED_BYTES) > most
         self._deep = may_be_deep(body)
         self._unopened: dict[int, Raw] = {}
         self._templates: dict[tuple[str, ...], bytes] = {}
@@ -58,14 +76,15 @@ class Document:
     def note(self, action: Action, path: str, reason: str, loss: Loss = "none", to: str | None = None) -> None:
         """Notes a change that is no edit of one part. Raises TooComplex when the budget is spent."""
         self._left -= _CHANGE
-        if self._left < 0:
+        self._room -= _CHANGE_BYTES
+        if self._left < 0 or self._room < 0:
             raise self._too_complex(path)
         self.changes.append(Change(action, path, reason, loss, to))
 
     def open_object(self, raw: Raw, position: Position) -> Object:
         """The object *raw* at *position*; a key that is repeated in it is noted. Raises TooComplex."""
         if self._crowded:
-            self._survey(raw, position)
+            self._survey(raw, position, _NAMED_BYTES)
         part = Object(self, position, raw, _decode_object(raw))
         self._open_members(part, part.fields.values())
         self._note_repeated(part)
@@ -73,7 +92,7 @@ class Document:
 
     def open_array(self, raw: Raw, position: Position) -> Array:
         """The list *raw* at *position*. Raises TooComplex."""
-        if self._crowded and self._survey(raw, position) > self._left:
+        if self._crowded and self._survey(raw, position, _UNNAMED_BYTES) > self._left:
             raise self._too_complex(position.path)  # nearly all lists are opened to the last value in them
         objects = _compact_objects(raw)
         if objects is None:
@@ -87,18 +106,29 @@ class Document:
     def new(self, value: Node | list[Any], position: Position) -> Part:
         """A part made of *value*, which is no value of the request's, at a *position* that has been edited."""
         self._left -= _PART
+        self._room -= OBJECT_BYTES + NEW_BYTES * len(value)
         position.edited = True
         return Object(self, position, None, value) if isinstance(value, dict) else Array(self, position, None, value)
 
-    def _survey(self, value: bytes | Raw, position: Position | None) -> int:
-        """How many values are in *value*, which is to be opened; 0: few. Raises TooComplex for too many members."""
-        found = survey(value, max(self._left, 0))
+    def _survey(self, value: bytes | Raw, position: Position | None, each: int) -> int:
+        """How many values are in *value*, which is to be opened; 0: few. Raises TooComplex for too many members.
+
+        *each*: the memory that opening takes for one member.
+        """
+        most = max(min(self._left, self._room // each), 0)
+        found = survey(value, most)
         if found is None:
             return 0
         self._left -= found.steps // _STEPS
-        if found.members > self._left:
+        if found.members > min(most, self._left):
             raise self._too_complex("" if position is None else position.path)
         return found.values
+
+    def hold(self, size: int, path: str) -> None:
+        """Notes that *size* more bytes of memory are held for what stands at *path*; fewer: it is negative. Raises TooComplex."""
+        self._room -= size
+        if self._room < 0:
+            raise self._too_complex(path)
 
     def is_flat(self, raw: Raw) -> None:
         """The value *raw*, which was not opened, has been seen not to nest."""
@@ -111,8 +141,12 @@ class Document:
 
     def _open_members(self, part: Part, members: Collection[Any], objects: int = 0) -> None:
         """Pays for the *members* of an opened *part*, or for those of its *objects* when they were opened with it."""
-        self._left -= len(members) + _PART + objects * (_PART + 1)
-        if self._left < 0:
+        count = len(members)
+        self._left -= count + _PART + objects * (_PART + 1)
+        self._room -= OBJECT_BYTES * (objects + 1) + MEMBER_BYTES * count
+        if count > _MANY_NAMES and type(part) is Object:
+            self._room -= (_NAMED_BYTES - MEMBER_BYTES) * count
+        if self._left < 0 or self._room < 0:
             raise self._too_complex(part.path)
         if self._deep:
             self._unopened.pop(id(part.raw), None)
@@ -124,9 +158,14 @@ class Document:
         assert part.raw is not None
         if self._has_every_value(part.raw, part.fields):
             return
-        counts = Counter(key.text for key in _decode_keys(part.raw))
-        self._left -= counts.total()
-        for name, count in counts.items():
+        more = (len(part.raw) - _shortest(part.fields)) // _SHORTEST_MEMBER  # members that repeat a key, at most
+        if _KEY_BYTES * (len(part.fields) + more) > self._room:
+            raise self._too_complex(part.path)
+        keys = _decode_keys(part.raw)
+        self._left -= len(keys)
+        if len(keys) == len(part.fields):
+            return
+        for name, count in Counter(key.text for key in keys).items():
             if count > 1:
                 part.note("drop", part.at(name), REPEATED)
 

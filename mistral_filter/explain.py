@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any, NamedTuple
 
 import msgspec
 
 from mistral_filter.changes import Change
 from mistral_filter.errors import MistralFilterError
+from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS
 from mistral_filter.filtering import BOM, filter_body
+from mistral_filter.places import locate_changes, read_json, read_path
 
 __all__ = ["Explanation", "explain"]
 
@@ -22,24 +26,48 @@ class Explanation(NamedTuple):
     """None: it is refused."""
     changes: tuple[Change, ...]
     error: MistralFilterError | None
+    kept_by_current: frozenset[str] = frozenset()
+    """Paths of changes that the list ``current`` would not make; empty where it is in use."""
 
     def as_json(self) -> bytes:
-        """``{"endpoint", "before", "after", "changes": [{"action", "path", "to", "reason", "loss"}], "more", "error"}``.
+        """``{"endpoint", "before", "after", "changes", "more", "error", "position", "place"}`` for programs and for the page.
 
-        At most MOST_CHANGES are listed, with the first 200 characters of their paths; ``more`` counts the others.
+        Of the changes, the first MOST_CHANGES are listed, with the first 200 characters of their paths; ``more`` counts the
+        others. A change is ``{"action", "path", "to", "reason", "loss", "current", "before", "after"}``: whether ``current``
+        would keep the field, and the places in both bodies as lists of keys and indexes (``locate_changes``). ``position`` is
+        ``{"line", "column"}``, from 1, in characters, of what is no JSON; ``place`` is the place of what is refused in JSON;
+        both are null elsewhere.
         """
         error = None if self.error is None else msgspec.Raw(self.error.body())
         valid = self.after is not None or self.error is None or self.error.code not in _UNREADABLE
+        place = None
+        if valid and self.error is not None and self.error.param:
+            place = read_path(self.error.param, read_json(self.before.decode()))
         return msgspec.json.encode(
             {
                 "endpoint": self.endpoint,
                 "before": msgspec.Raw(self.before) if valid else self.before.decode("utf-8", "replace"),
                 "after": None if self.after is None else msgspec.Raw(self.after),
-                "changes": [_listed(change) for change in self.changes[:MOST_CHANGES]],
+                "changes": self._listed(),
                 "more": max(len(self.changes) - MOST_CHANGES, 0),
                 "error": error,
+                "position": None if valid or self.error is None else _position(self.before, self.error),
+                "place": place,
             }
         )
+
+    def _listed(self) -> list[dict[str, Any]]:
+        changes = self.changes[:MOST_CHANGES]
+        if not changes or self.after is None:
+            return []
+        return [
+            {
+                **change._replace(path=change.path[:_LONGEST_PATH], to=change.to and change.to[:_LONGEST_PATH])._asdict(),
+                "current": change.action == "drop" and change.path in self.kept_by_current,
+                **places._asdict(),
+            }
+            for change, places in zip(changes, locate_changes(self.before, self.after, changes), strict=True)
+        ]
 
 
 MOST_CHANGES = 500
@@ -48,10 +76,23 @@ _LONGEST_PATH = 200
 _UNREADABLE = ("invalid_json", "json_too_deep", "too_complex")
 """Codes of bodies that may be no JSON."""
 
+_BYTE = re.compile(r"\(byte (\d+)\)")
+"""Where msgspec says that a body is malformed."""
 
-def _listed(change: Change) -> dict[str, str | None]:
-    path, to = change.path[:_LONGEST_PATH], change.to and change.to[:_LONGEST_PATH]
-    return change._replace(path=path, to=to)._asdict()
+
+def _position(body: bytes, error: MistralFilterError) -> dict[str, int] | None:
+    if error.code != "invalid_json":
+        return None
+    try:
+        text = body.decode()
+        read_json(text)
+        match = _BYTE.search(error.message)  # NaN and its like, which Python's parser takes
+        before = None if match is None else body[: int(match[1])].decode("utf-8", "replace")
+    except UnicodeDecodeError as bad:
+        before = body[: bad.start].decode()
+    except json.JSONDecodeError as bad:  # its position is more exact than msgspec's
+        before = text[: bad.pos]
+    return None if before is None else {"line": before.count("\n") + 1, "column": len(before) - before.rfind("\n")}
 
 
 def explain(body: bytes, endpoint: str, **options: Any) -> Explanation:
@@ -61,4 +102,11 @@ def explain(body: bytes, endpoint: str, **options: Any) -> Explanation:
         filtered = filter_body(body, endpoint, **options)
     except MistralFilterError as error:
         return Explanation(endpoint, before, None, (), error)
-    return Explanation(endpoint, before, filtered.body, filtered.changes, None)
+    kept: set[str] = set()
+    if endpoint == "chat" and options.get("fields", "classic") == "classic":
+        left_out = ENDPOINTS["chat"].fields.keys() - CHAT_FIELDS["classic"].fields.keys()
+        kept = {change.path for change in filtered.changes if change.action == "drop" and change.path in left_out}
+    if kept:  # asked only where the lists differ; the second reading cannot be refused if the first was not
+        others = filter_body(body, endpoint, **{**options, "fields": "current"}).changes
+        kept -= {change.path for change in others if change.action == "drop"}
+    return Explanation(endpoint, before, filtered.body, filtered.changes, None, frozenset(kept))

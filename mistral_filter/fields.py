@@ -2,8 +2,9 @@
 
 Sources: the official SDK ``mistralai`` 3.7.0 (read 2026-11-23) for names and nullability, Mistral's OpenAPI document of
 2026-08-21 for ranges and for the three tool types that only it lists (web_search, web_search_premium, code_interpreter),
-``mistral-common`` 1.13.1 for ``CHUNKS_BY_ROLE``, TOOL_CALL_ID and FUNCTION_NAME. ``make drift`` compares the names with the
-newest SDK. Mistral refuses a key that a strict object does not list: 422 ``extra_forbidden``.
+``mistral-common`` 1.13.1 for ``CHUNKS_BY_ROLE``, TOOL_CALL_ID and FUNCTION_NAME. What depends on the model has its sources
+beside it. ``make drift`` compares names and words with the newest SDK. Mistral refuses a key that a strict object does not list:
+422 ``extra_forbidden``.
 
 A table is a tree of four kinds of node. A JSON value of a kind that its node does not describe (a string where an
 ``Array`` stands, say) is never judged: the API explains that better than a filter can.
@@ -12,22 +13,44 @@ A table is a tree of four kinds of node. A JSON value of a kind that its node do
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 __all__ = [
     "CHAT_FIELDS",
     "CHUNKS_BY_ROLE",
+    "DIMENSIONS",
+    "EFFORTS",
     "ENDPOINTS",
+    "FOREIGN_CALLS",
+    "FOREIGN_ITEMS",
+    "FOREIGN_RESULTS",
     "FUNCTION_NAME",
     "KEEP",
+    "MEDIA",
     "MESSAGES",
+    "MODEL_OPTIONS",
     "NEUTRAL",
+    "REASONING",
+    "RESPONSES",
+    "RESPONSE_ANNOTATIONS",
+    "RESPONSE_CONSTANTS",
+    "RESPONSE_INCLUDED",
+    "RESPONSE_INPUT",
+    "RESPONSE_ITEMS",
+    "RESPONSE_LOGPROBS",
+    "RESPONSE_MESSAGES",
+    "RESPONSE_PARTS",
+    "RESPONSE_TOOLS",
     "SET",
     "TOOL_CALL_ID",
     "WITHOUT_EFFECT",
     "Array",
+    "Constant",
+    "ForeignCall",
+    "ForeignResult",
     "Node",
     "Object",
+    "Reasoning",
     "Tagged",
     "Value",
 ]
@@ -54,6 +77,8 @@ class Object(NamedTuple):
     fields: Mapping[str, Node]
     required: tuple[str, ...] = ()
     null: bool = True
+    choices: tuple[str, ...] = ()
+    """The strings accepted in place of the object."""
 
 
 class Array(NamedTuple):
@@ -135,10 +160,11 @@ CHUNKS_BY_ROLE: Mapping[str, frozenset[str]] = {
     "system": frozenset(("text", "thinking")),
     "user": frozenset(_CHUNK.variants) - {"thinking"},
     "assistant": frozenset(("text", "thinking", "reference")),
-    "tool": frozenset(("text",)),
+    "tool": frozenset(("text", "image_url")),
 }
 """The chunk types that a message of each role may hold. mistral-common 1.13.1: ``_allowed_content_chunks``, and for tools
-``_validate_tool_content_chunks`` of all models before tokenizer v15. ``reference``, which it does not know, is what answers
+``_validate_tool_content_chunks`` of all models before tokenizer v15; an image in a tool's message is taken nevertheless (16
+recorded 200s, 2025-08 to 2026-06). ``reference``, which it does not know, is what answers
 with citations hold (OpenAPI 2026-08-21, AssistantMessage) and what clients feed back."""
 
 _MESSAGE = Tagged(
@@ -215,6 +241,455 @@ _RESPONSE_FORMAT_FIELDS: Mapping[str, Node] = {
     "json_schema": Object({"name": SET, "description": KEEP, "schema": SET, "strict": SET}, required=("name", "schema")),
 }
 
+# ------------------------------------------------------------------------------------------------------------------- models
+
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+"""The words for how much a model shall reason, from the least to the most (mistralai 3.7.0, mistral-common 1.13.1)."""
+
+
+class Reasoning(NamedTuple):
+    """What is known of how some models reason."""
+
+    names: tuple[str, ...]
+    """Their names; ``*`` stands for any characters."""
+    since: int = 0
+    """Of these names, only those that end in this date or a later one, year and month: 2603 is March 2026."""
+    before: int = 0
+    """Of these names, only those that end in an earlier date."""
+    reads: bool = True
+    """Whether they reason, and take their earlier reasoning back."""
+    efforts: tuple[str, ...] | None = None
+    """The words of EFFORTS that they take; (): they refuse the field; None: not known."""
+
+    def includes(self, date: int | None) -> bool:
+        """Whether a name that ends in *date* is meant; None: it ends in none."""
+        if not self.since and not self.before:
+            return True
+        return date is not None and date >= max(self.since, _FIRST_DATE) and (not self.before or date < self.before)
+
+
+_FIRST_DATE = 2301
+"""Mistral's first model is of 2023; a smaller number is no date."""
+_SWITCH = ("none", "high")
+
+REASONING: tuple[Reasoning, ...] = (
+    Reasoning(("magistral*",), efforts=()),
+    Reasoning(("zai-glm-5-3",), efforts=("low", "high", "max")),
+    Reasoning(("zai-glm*", "mistral-large-4*")),
+    Reasoning(("mistral-small-latest", "mistral-small-2603"), efforts=_SWITCH),
+    Reasoning(("mistral-medium-latest", "mistral-medium-3-5", "mistral-medium-2604"), efforts=_SWITCH),
+    Reasoning(("mistral-small-*",), since=2603),
+    Reasoning(("mistral-medium-*",), since=2604),
+    Reasoning(
+        ("mistral-*", "ministral-*", "codestral-*", "devstral-*", "open-*", "pixtral-*", "voxtral-*"),
+        before=2603,
+        reads=False,
+        efforts=(),
+    ),
+)
+"""The first entry that fits a name counts; of other names nothing is known, and their effort is left as it is.
+
+Which models reason and want their reasoning back: Mistral's documentation of 2026-11, its example ``reasoning_multi_turn``
+(client-ts 2.2.5), recorded 200s with thinking chunks (magistral in 2025, mistral-small-latest in 2026-08). The efforts: the
+API's 400 code 3051, which names them (mozilla-ai/any-llm#1241 of 2026-08, anomalyco/models.dev#7334 of 2026-09).
+mistral-medium-latest is 2604 (2026-11). Models with a tokenizer before v15, which came with mistral-small-2603, refuse the
+field (mistral-common 1.13.1, ``MistralRequestValidator``); those are magistral and what has an earlier date."""
+
+DIMENSIONS: Mapping[str, int] = {"mistral-embed": 1024, "mistral-embed-2312": 1024}
+"""How many numbers an embedding has, for models that refuse ``output_dimension`` (plastic-labs/honcho#772 of 2026-06 and three
+more code bases that leave it out; codestral-embed takes it)."""
+
+_EFFORT = (("reasoning_effort",), ("reasoning", "effort"))
+
+MODEL_OPTIONS: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "reasoning_effort": _EFFORT,
+    "reasoning": _EFFORT,
+    "reasoning_prompt_mode": (("prompt_mode",),),
+    "logprobs": (("logprobs",), ("top_logprobs",)),
+    "prompt_logprobs": (("prompt_logprobs",), ("top_prompt_logprobs",)),
+    **{
+        name: ((name,),)
+        for name in (
+            "top_k top_logprobs top_prompt_logprobs prompt_mode min_tokens repetition_penalty presence_penalty frequency_penalty "
+            "n random_seed parallel_tool_calls prediction service_tier prompt_cache_key"
+        ).split()
+    },
+}
+"""What the API calls an option that a model does not have (400 code 3051): the places of a request that ask for it.
+
+Recorded or quoted: "Logprobs are not enabled for this model" (recorded 2026-08-17), "reasoning_effort is not enabled for this
+model", "reasoning_effort low is not supported for this model, supported values: [<ReasoningEffort.high: 'high'>, …]"
+(2026-08-30), "reasoning_effort='medium' is not supported for this model. Must be one of (<ReasoningEffort.none: 'none'>, …)"
+(2026-08), "reasoning_effort 'medium' …; supported values: ['low', 'high', 'max']" (zai-glm-5-3, mistralai/mistral-vibe#1117),
+"Reasoning prompt mode is not enabled for this model" (earendil-works/pi#3338). In the Responses API the effort is in
+``reasoning``. Not here: what a request cannot do without (tools, images), what keeps it safe (``safe_prompt``, ``guardrails``),
+and ``output_dimension``, without which vectors have another length."""
+
+# ---------------------------------------------------------------------------------------------------------------- responses
+
+_STATUS = Value(choices=("in_progress", "completed", "incomplete"))
+_PHASE = Value(choices=("commentary", "final_answer"))
+_BREAKPOINT = Object({"mode": Value(null=False, choices=("explicit",))})
+_CALLER = Tagged(
+    "type", {"direct": Object({"type": SET}), "program": Object({"type": SET, "caller_id": SET}, required=("caller_id",))}
+)
+_INPUT_TEXT = Object({"type": SET, "text": SET, "prompt_cache_breakpoint": _BREAKPOINT}, required=("text",))
+_INPUT_IMAGE: Mapping[str, Node] = {
+    "type": SET,
+    "image_url": KEEP,
+    "file_id": KEEP,
+    "prompt_cache_breakpoint": _BREAKPOINT,
+}
+_IMAGE_DETAILS = ("low", "high", "auto", "original")
+_INPUT_FILE = Object(
+    {
+        "type": SET,
+        "detail": Value(choices=("auto", "low", "high")),
+        "file_data": KEEP,
+        "file_id": KEEP,
+        "file_url": KEEP,
+        "filename": KEEP,
+        "prompt_cache_breakpoint": _BREAKPOINT,
+    }
+)
+RESPONSE_PARTS: Mapping[str, Object] = {
+    "input_text": _INPUT_TEXT,
+    "input_image": Object(
+        {**_INPUT_IMAGE, "detail": Value(null=False, choices=_IMAGE_DETAILS)},
+        required=("detail",),
+    ),
+    "input_file": _INPUT_FILE,
+}
+"""The content parts of a message to the model, by type."""
+_OUTPUT_PARTS: Mapping[str, Object] = {
+    "input_text": _INPUT_TEXT,
+    "input_image": Object({**_INPUT_IMAGE, "detail": Value(choices=_IMAGE_DETAILS)}),
+    "input_file": _INPUT_FILE,
+}
+RESPONSE_ANNOTATIONS = Tagged(
+    "type",
+    {
+        "file_citation": Object(
+            {"type": SET, "file_id": SET, "filename": SET, "index": SET}, required=("file_id", "filename", "index")
+        ),
+        "url_citation": Object(
+            {"type": SET, "end_index": SET, "start_index": SET, "title": SET, "url": SET},
+            required=("end_index", "start_index", "title", "url"),
+        ),
+        "container_file_citation": Object(
+            {"type": SET, "container_id": SET, "end_index": SET, "file_id": SET, "filename": SET, "start_index": SET},
+            required=("container_id", "end_index", "file_id", "filename", "start_index"),
+        ),
+        "file_path": Object({"type": SET, "file_id": SET, "index": SET}, required=("file_id", "index")),
+    },
+)
+"""What an earlier answer's text may cite."""
+_LOGPROB: Mapping[str, Node] = {"token": SET, "bytes": SET, "logprob": SET}
+RESPONSE_LOGPROBS = Object(
+    {**_LOGPROB, "top_logprobs": Array(Object(_LOGPROB, required=tuple(_LOGPROB), null=False), null=False)},
+    required=(*_LOGPROB, "top_logprobs"),
+)
+"""One token of an earlier answer."""
+_ANSWER_PARTS: Mapping[str, Object] = {
+    "output_text": Object(
+        {
+            "type": SET,
+            "text": SET,
+            "annotations": Array(RESPONSE_ANNOTATIONS, null=False),
+            "logprobs": Array(RESPONSE_LOGPROBS),
+        },
+        required=("text", "annotations"),
+    ),
+    "refusal": Object({"type": SET, "refusal": SET}, required=("refusal",)),
+}
+
+RESPONSE_MESSAGES: Mapping[str, Object] = {
+    "plain": Object(
+        {
+            "type": Value(choices=("message",)),
+            "role": Value(null=False, choices=("user", "assistant", "system", "developer")),
+            "content": Array(Tagged("type", RESPONSE_PARTS), null=False),
+            "phase": _PHASE,
+        },
+        required=("role", "content"),
+    ),
+    "input": Object(
+        {
+            "type": Value(choices=("message",)),
+            "role": Value(null=False, choices=("user", "system", "developer")),
+            "content": Array(Tagged("type", RESPONSE_PARTS), null=False),
+            "status": _STATUS,
+        },
+        required=("role", "content"),
+    ),
+    "answer": Object(
+        {
+            "type": SET,
+            "role": SET,
+            "id": SET,
+            "content": Array(Tagged("type", _ANSWER_PARTS), null=False),
+            "status": _STATUS._replace(null=False),
+            "phase": _PHASE,
+        },
+        required=("id", "content", "status"),
+    ),
+}
+"""The three forms of a message among the items: with a text or parts, with parts and a status, and as the API answered it."""
+
+RESPONSE_ITEMS: Mapping[str, Object] = {
+    "function_call": Object(
+        {
+            "type": SET,
+            "id": KEEP,
+            "call_id": SET,
+            "name": SET,
+            "namespace": KEEP,
+            "arguments": SET,
+            "caller": _CALLER,
+            "status": _STATUS,
+        },
+        required=("call_id", "name", "arguments"),
+    ),
+    "function_call_output": Object(
+        {
+            "type": SET,
+            "id": KEEP,
+            "call_id": SET,
+            "output": Array(Tagged("type", _OUTPUT_PARTS), null=False),
+            "caller": _CALLER,
+            "status": _STATUS,
+        },
+        required=("call_id", "output"),
+    ),
+    "reasoning": Object(
+        {
+            "type": SET,
+            "id": SET,
+            "summary": Array(Object({"type": SET, "text": SET}, required=("text",)), null=False),
+            "content": Array(Object({"type": SET, "text": SET}, required=("text",))),
+            "encrypted_content": KEEP,
+            "status": _STATUS,
+        },
+        required=("id", "summary"),
+    ),
+}
+"""The items that are no messages, by type."""
+
+RESPONSE_INPUT = Array(
+    Tagged(
+        "type",
+        {
+            # any key and any part that one of the forms has: which form a message has is for ``dialect.response_items``
+            "message": Object(
+                {
+                    **RESPONSE_MESSAGES["answer"].fields,
+                    **RESPONSE_MESSAGES["input"].fields,
+                    **RESPONSE_MESSAGES["plain"].fields,
+                    "content": Array(Tagged("type", {**RESPONSE_PARTS, **_ANSWER_PARTS}), null=False),
+                },
+                required=("role", "content"),
+            ),
+            **RESPONSE_ITEMS,
+        },
+        default="message",
+    ),
+    null=False,
+)
+"""The items of a Responses request."""
+
+_RESPONSE_TOOL: Mapping[str, Node] = {
+    "type": SET,
+    "name": SET,
+    "description": KEEP,
+    "allowed_callers": KEEP,
+    "defer_loading": KEEP,
+}
+_RESPONSE_FUNCTION = Object(
+    {**_RESPONSE_TOOL, "parameters": KEEP, "strict": KEEP, "output_schema": KEEP},
+    required=("name",),
+)
+RESPONSE_TOOLS: Mapping[str, Object] = {
+    "function": _RESPONSE_FUNCTION,
+    "namespace": Object(
+        {
+            "type": SET,
+            "name": SET,
+            "description": SET,
+            "tools": Array(
+                Tagged(
+                    "type",
+                    {
+                        "function": _RESPONSE_FUNCTION,
+                        "custom": Object(
+                            {
+                                **_RESPONSE_TOOL,
+                                "format": Tagged(
+                                    "type",
+                                    {
+                                        "text": Object({"type": SET}),
+                                        "grammar": Object(
+                                            {
+                                                "type": SET,
+                                                "definition": SET,
+                                                "syntax": Value(null=False, choices=("lark", "regex")),
+                                            },
+                                            required=("definition", "syntax"),
+                                        ),
+                                    },
+                                ),
+                            },
+                            required=("name",),
+                        ),
+                    },
+                ),
+                null=False,
+            ),
+        },
+        required=("name", "description", "tools"),
+    ),
+}
+"""The tools that the Responses API has, by type."""
+
+_COUNTED: Mapping[str, Node] = {
+    "model": SET,
+    "input": RESPONSE_INPUT,
+    "instructions": KEEP,
+    "parallel_tool_calls": SET,
+    "previous_response_id": KEEP,
+    "truncation": Value(null=False, choices=("disabled",)),
+    "tools": Array(Tagged("type", RESPONSE_TOOLS), null=False),
+    "tool_choice": Object({"type": SET, "name": SET}, required=("name",), null=False, choices=("none", "auto", "required")),
+    "reasoning": Object({"effort": Value(choices=EFFORTS)}),
+    "conversation": KEEP,
+    "prompt": KEEP,
+    "text": Object(
+        {
+            "format": Tagged(
+                "type",
+                {
+                    "text": Object({"type": SET}),
+                    "json_object": Object({"type": SET}),
+                    "json_schema": Object(
+                        {"type": SET, "name": SET, "schema": SET, "description": KEEP, "strict": KEEP},
+                        required=("name", "schema"),
+                    ),
+                },
+            ),
+            "verbosity": Value(choices=("low", "medium", "high")),
+        }
+    ),
+}
+
+RESPONSES: Mapping[str, Object] = {
+    "responses": Object(
+        {
+            **_COUNTED,
+            "background": SET,
+            "stream": SET,
+            "store": KEEP,
+            "max_output_tokens": Value(low=0),
+            "temperature": Value(low=0, high=1.5),
+            "top_p": Value(above=0, high=1),
+            "metadata": KEEP,
+            "prompt_cache_key": KEEP,
+            "max_tool_calls": Value(low=0),
+            "moderation": KEEP,
+            "top_logprobs": KEEP,
+        },
+        required=("model", "input"),
+    ),
+    "responses/input_tokens": Object(_COUNTED, required=("model", "input")),
+}
+"""``CreateResponseRequest`` and ``CountResponseInputTokensRequest`` of the SDK, mistralai 3.7.0, read field by field 2026-11-27.
+
+The SDK lets further keys through; whether the server does is not known, so the lists are as strict as those for chat."""
+
+
+class Constant(NamedTuple):
+    """A field that is accepted with one value only."""
+
+    accepted: tuple[bytes, ...]
+    """The JSON texts that are accepted."""
+    instead: bytes | None
+    """What to send for any other value; None: nothing."""
+    reason: str
+    loss: Literal["approximate", "lost"]
+
+
+RESPONSE_CONSTANTS: Mapping[str, Constant] = {
+    "store": Constant((b"false", b"null"), b"false", "Mistral stores no responses", "approximate"),
+    "truncation": Constant((b'"disabled"',), None, "Mistral does not shorten an input that is too long", "approximate"),
+    "background": Constant((b"false",), None, "Mistral answers the request itself, not in the background", "approximate"),
+    "top_logprobs": Constant((b"0", b"null"), None, "Mistral's Responses API gives no logprobs", "lost"),
+    "moderation": Constant((b"null",), None, "Mistral's Responses API does not moderate", "lost"),
+}
+"""Constants of the same model (``validate_const``); for ``moderation`` see the notes on the endpoint of 2026-11."""
+
+RESPONSE_INCLUDED: Mapping[str, Literal["none", "approximate", "lost"]] = {
+    "reasoning.encrypted_content": "approximate",
+    "message.input_image.image_url": "none",
+    "code_interpreter_call.outputs": "none",
+    "computer_call_output.output.image_url": "none",
+    "file_search_call.results": "none",
+    "web_search_call.action.sources": "none",
+    "web_search_call.results": "none",
+}
+"""What a word in ``include`` (OpenAI's reference, 2026-11) is worth: parts of tools that are lost anyway are worth nothing more,
+and reasoning comes back as text. Any other word asks for something that is lost."""
+
+
+class ForeignCall(NamedTuple):
+    """A call that the client itself carries out, as a function call."""
+
+    name: str
+    """The function's name; "": the item has one."""
+    arguments: tuple[str, ...]
+    """Keys of the item that become arguments."""
+    nested: bool
+    """Whether they are arguments by their own names; otherwise the first that is there is the object of all arguments."""
+    output: str
+    """The type of the item with the result."""
+
+
+FOREIGN_CALLS: Mapping[str, ForeignCall] = {
+    "custom_tool_call": ForeignCall("", ("input",), True, "custom_tool_call_output"),
+    "local_shell_call": ForeignCall("local_shell", ("action",), False, "local_shell_call_output"),
+    "shell_call": ForeignCall("shell", ("action",), False, "shell_call_output"),
+    "apply_patch_call": ForeignCall("apply_patch", ("operation",), False, "apply_patch_call_output"),
+    "computer_call": ForeignCall("computer", ("action", "actions"), True, "computer_call_output"),
+}
+"""OpenAI's items (reference, 2026-11) for calls of tools that Mistral does not have. What was done stays in the conversation."""
+
+
+class ForeignResult(NamedTuple):
+    """A call that OpenAI's servers carried out, and what of it the model has read."""
+
+    asked: tuple[str, ...]
+    """Keys with what was asked."""
+    came: tuple[str, ...]
+    """Keys with what came of it; without any of them the item says nothing."""
+
+
+FOREIGN_RESULTS: Mapping[str, ForeignResult] = {
+    "mcp_call": ForeignResult(("name", "arguments"), ("output", "error")),
+    "code_interpreter_call": ForeignResult(("code",), ("outputs",)),
+    "file_search_call": ForeignResult(("queries",), ("results",)),
+}
+"""OpenAI's items (reference, 2026-11) with results that the conversation would lose."""
+
+FOREIGN_ITEMS: Mapping[str, Literal["approximate", "lost"]] = {
+    "web_search_call": "approximate",
+    "file_search_call": "approximate",
+    "code_interpreter_call": "approximate",
+    "mcp_call": "approximate",
+    "mcp_list_tools": "approximate",
+    "mcp_approval_request": "approximate",
+    "mcp_approval_response": "approximate",
+    "tool_search_call": "approximate",
+    "tool_search_output": "approximate",
+    "compaction_trigger": "approximate",
+}
+"""OpenAI's items that say nothing which the messages beside them do not say. Any other type that Mistral has not is a loss."""
 # ---------------------------------------------------------------------------------------------------------------- endpoints
 
 _SAMPLING: Mapping[str, Node] = {
@@ -236,7 +711,10 @@ _CONVERSATION: Mapping[str, Node] = {
     "response_format": Object(_RESPONSE_FORMAT_FIELDS, null=False),
     "tools": Array(_TOOL),
     "tool_choice": Object(
-        {"type": SET, "function": Object({"name": SET}, required=("name",), null=False)}, required=("function",), null=False
+        {"type": SET, "function": Object({"name": SET}, required=("name",), null=False)},
+        required=("function",),
+        null=False,
+        choices=("auto", "none", "any", "required"),
     ),
     "presence_penalty": Value(low=-2, high=2),
     "frequency_penalty": Value(low=-2, high=2),
@@ -249,7 +727,7 @@ _CONVERSATION: Mapping[str, Node] = {
     "n": Value(low=1),
     "prediction": Object({"type": SET, "content": SET}, null=False),
     "parallel_tool_calls": SET,
-    "reasoning_effort": Value(choices=("none", "minimal", "low", "medium", "high", "xhigh")),
+    "reasoning_effort": Value(choices=EFFORTS),
     "prompt_mode": Value(choices=("reasoning",)),
     "guardrails": KEEP,
     "service_tier": Value(choices=("auto", "standard_only")),
@@ -300,6 +778,7 @@ ENDPOINTS: Mapping[str, Object] = {
         },
         required=("model", "document"),
     ),
+    **RESPONSES,
 }
 """The object that each endpoint accepts; the endpoint's name is its path without /v1 and without a last /completions."""
 
@@ -322,11 +801,13 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "prompt_cache_retention": "how long OpenAI caches a prompt",
     "prompt_cache_options": "how OpenAI caches a prompt",
     "cache_control": "how Anthropic caches a prompt",
+    "client_metadata": "a label for the provider's own records",
     "annotations": "part of an earlier answer that models do not read",
     "parsed": "part of an earlier answer that models do not read",
     "content_chunks": "part of an earlier answer that models do not read",
     "provider_specific_fields": "part of an earlier answer that models do not read",
     "id": "an identifier of the client's own",
+    "status": "part of an earlier answer that models do not read",
     "_index": "a count of the client's own",
 }
 """Foreign fields (OpenAI's reference, 2026-11) that do not change the answer, wherever they stand, and why."""
@@ -353,3 +834,7 @@ NEUTRAL: Mapping[str, tuple[bytes, ...]] = {
 """Values that say what happens without the field: dropping them loses nothing. Sources: OpenAI's, Mistral's and OpenRouter's
 references of 2026-11 (``include_reasoning``, and ``exclude`` in ``reasoning``, are OpenRouter's), Anthropic's for ``thinking``.
 ``reasoning_effort`` is not among them: without it Mistral's models do not reason, and OpenAI's do."""
+
+MEDIA = frozenset(("url", "image_url", "document_url", "input_audio", "data", "file_data"))
+"""Keys under which a request may hold a file in base64: Mistral's chunks and OCR's documents (OpenAPI 2026-08-21), OpenAI's
+image, audio and file parts (reference of 2026-11). No rule looks at more of such a text than its beginning."""

@@ -4,22 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
 from msgspec import Raw
 
 from mistral_filter import fields
 from mistral_filter.dialect.values import UNKNOWN, note_drop, repair_value
 from mistral_filter.fields import KEEP, SET, Value
+from mistral_filter.models import nearest_word
 from mistral_filter.parts import GONE, Array, Object, Part
 from mistral_filter.plain import is_plain
 from mistral_filter.rawjson import NULL
 
-__all__ = ["LEARNT", "Judge", "Location"]
+__all__ = ["Judge", "Learnt", "Location"]
 
 Location = tuple[str, ...]
 """Where a field stands: its keys from the top of a body, ``"*"`` for every item of a list: ``("messages", "*", "name")``."""
 
-LEARNT = "Mistral refused the field before (422 extra_forbidden)"
+
+class Learnt(NamedTuple):
+    """What an earlier answer of Mistral's API said of one field."""
+
+    location: Location
+    """Of at least one key. What the API requires stays, whatever is said of it."""
+    values: tuple[str, ...] = ()
+    """The words of EFFORTS that are taken there; (): the field is refused."""
+    of_model: bool = False
+    """Whether that holds for one model (400 code 3051), not for the endpoint (422 ``extra_forbidden``)."""
+
+    @property
+    def reason(self) -> str:
+        """One sentence for a person."""
+        if self.values:
+            return f"the model takes {', '.join(self.values)} (400 code 3051)"
+        return "the model refused the field before (400 code 3051)" if self.of_model else _REFUSED
+
+
+_REFUSED = "Mistral refused the field before (422 extra_forbidden)"
 
 _NEVER_LEFT_OUT = (("role",), ("content",))
 """Of a message: without it the request is another one. (At the top: what the endpoint requires.)"""
@@ -29,30 +50,31 @@ class Judge:
     """Walks a body along its table."""
 
     def __init__(
-        self, *, repair: bool, leave_out: Iterable[Location] = (), conversation: Callable[[Array, Judge], None] | None = None
+        self, *, repair: bool, learnt: Iterable[Learnt] = (), conversation: Callable[[Array, Judge], None] | None = None
     ) -> None:
-        """*repair*: values that Mistral refuses are mended too. *leave_out*: see ``filter_body``. *conversation*: translates a
+        """*repair*: values that Mistral refuses are mended too. *learnt*: see ``filter_body``. *conversation*: translates a
         list of messages and has each one judged; None: they are only judged."""
         self._repair = repair
         self._conversation = conversation
-        self._leave_out = [location for location in leave_out if location]
-        self._of_messages: list[Location] = []
+        self._learnt = [each for each in learnt if each.location]
+        self._of_messages: list[Learnt] = []
 
     def top(self, root: Object, table: fields.Object, left_out: Mapping[str, str]) -> None:
         """Judges the whole body. *left_out*: why a name that the API knows is not in *table*."""
-        if not self._leave_out:
+        if not self._learnt:
             self.object(root, table, left_out)
             return
         elsewhere = []
-        for location in self._leave_out:
-            if table.fields.get(location[0]) is fields.MESSAGES and location[1:2] == ("*",):
+        for learnt in self._learnt:
+            location = learnt.location
+            if _is_conversation(table.fields.get(location[0])) and location[1:2] == ("*",):
                 if location[2:] and location[2:] not in _NEVER_LEFT_OUT:
-                    self._of_messages.append(location[2:])
+                    self._of_messages.append(learnt._replace(location=location[2:]))
             elif location[1:] or location[0] not in table.required:
-                elsewhere.append(location)
+                elsewhere.append(learnt)
         self.object(root, table, left_out)
-        for location in elsewhere:
-            _leave_out(root, location)
+        for learnt in elsewhere:
+            _apply(learnt, root, learnt.location)
 
     def object(self, part: Object, table: fields.Object, left_out: Mapping[str, str] = MappingProxyType({})) -> None:
         """Judges an object by its *table*."""
@@ -90,23 +112,25 @@ class Judge:
         elif isinstance(known, fields.Object):
             self.object(part, known)
 
-    def message(self, message: Object) -> None:
-        """Judges one message by its role."""
-        self.one(message, fields.MESSAGES.items)
-        for location in self._of_messages:
-            _leave_out(message, location)
+    def message(self, message: Object, known: fields.Node = fields.MESSAGES.items) -> None:
+        """Judges one message by its role, or one item of a Responses request by its table *known*."""
+        self.one(message, known)
+        required = known.required if isinstance(known, fields.Object) else ()
+        for learnt in self._of_messages:
+            if learnt.location[1:] or learnt.location[0] not in required:
+                _apply(learnt, message, learnt.location)
 
     def _inside(self, part: Object, name: str, known: fields.Node) -> None:
         value = part.fields[name]
-        if known is fields.MESSAGES and isinstance(value, Raw) and is_plain(value):
+        if _is_conversation(known) and isinstance(value, Raw) and is_plain(value):
             part.document.is_flat(value)
             return
         child = part.part(name)
         if isinstance(child, Array):
-            if known is fields.MESSAGES and self._conversation is not None:
+            if _is_conversation(known) and self._conversation is not None:
                 self._conversation(child, self)
-            elif known is fields.MESSAGES:
-                self._each_message(child)
+            elif isinstance(known, fields.Array) and _is_conversation(known):
+                self._each_message(child, known.items)
             elif not child.is_judged:
                 # a list where one object stands: its items are judged as that object (an image, an input, …)
                 self._items(child, known.items if isinstance(known, fields.Array) else known)
@@ -120,23 +144,32 @@ class Judge:
             elif isinstance(item, Array) and not inner:
                 self._items(item, known, inner=True)
 
-    def _each_message(self, messages: Array, *, inner: bool = False) -> None:
+    def _each_message(self, messages: Array, known: fields.Node, *, inner: bool = False) -> None:
         for index in range(len(messages.items)):
             message = messages.part(index)
             if isinstance(message, Object):
-                self.message(message)
+                self.message(message, known)
             elif isinstance(message, Array) and not inner:  # several conversations
-                self._each_message(message, inner=True)
+                self._each_message(message, known, inner=True)
             messages.close(index)
 
 
-def _leave_out(part: Part, location: Location) -> None:
+def _is_conversation(known: fields.Node | None) -> bool:
+    """Whether a list is gone through item by item, each closed before the next one is opened."""
+    return known is fields.MESSAGES or known is fields.RESPONSE_INPUT
+
+
+def _apply(learnt: Learnt, part: Part, location: Location) -> None:
+    """Leaves out what was refused at *location* below *part*, or sets the nearest of the values that are taken."""
     step, rest = location[0], location[1:]
     if isinstance(part, Array):
         for item in part.parts() if step == "*" and rest else ():
-            _leave_out(item, rest)
+            _apply(learnt, item, rest)
     elif isinstance(part, Object) and step in part.fields:
-        if not rest:
-            part.drop(step, LEARNT, "lost")
-        elif (child := part.part(step)) is not None:
-            _leave_out(child, rest)
+        if rest:
+            if (child := part.part(step)) is not None:
+                _apply(learnt, child, rest)
+        elif not learnt.values:
+            note_drop(part, step, part.fields.pop(step), learnt.reason)
+        elif (nearest := nearest_word(part.text(step), learnt.values)) is not None and nearest != part.text(step):
+            part.set(step, nearest, learnt.reason, "approximate")

@@ -10,6 +10,10 @@ Every other request passes untouched. The wrapped application finds the changes 
 (a tuple of Change), the endpoint's name as ``environ["mistral_filter.endpoint"]``, what the request asks for as
 ``environ["mistral_filter.facts"]`` (Facts) and whether nothing may be lost as ``environ["mistral_filter.strict"]``; the
 client finds the changes in the response header ``Mistral-Filter-Changes``.
+
+An application that forwards the request itself gets the tool names that were sent in an answer, not the client's own where those
+are replaced (``facts.tool_names`` is not empty). It passes the JSON of the answer, or of each event, through
+``restore_tool_names(answer, facts.tool_names)``; ``mistral_filter.proxy`` does that already.
 """
 
 from __future__ import annotations
@@ -24,7 +28,9 @@ from typing import TYPE_CHECKING, Any
 from mistral_filter.changes import HEADER, as_header
 from mistral_filter.errors import BadRequest, BodyTooLarge, MistralFilterError, NotFound, UnsupportedEncoding
 from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS
-from mistral_filter.filtering import filter_body
+from mistral_filter.filtering import Learnt, filter_body
+from mistral_filter.framing import framing_of
+from mistral_filter.models import check_models
 from mistral_filter.paths import locate
 
 if TYPE_CHECKING:
@@ -39,7 +45,6 @@ STRICT_HEADER = "Mistral-Filter-Strict"
 """A request with this header set to ``on`` is refused rather than losing something."""
 
 _PIECE = 131072
-_LENGTH_DIGITS = 18
 _MOST_READ_AWAY = 64 * 1024 * 1024
 
 _log = logging.getLogger("mistral_filter")
@@ -48,14 +53,15 @@ _log = logging.getLogger("mistral_filter")
 class MistralFilter:
     """Filters the bodies of POST requests to Mistral's endpoints on their way to *app*.
 
-    The keyword arguments *fields*, *allow*, *drop*, *translate*, *bridge* and *strict* are those of ``filter_body``.
+    The keyword arguments *fields*, *allow*, *drop*, *translate*, *bridge*, *strict* and *models* are those of ``filter_body``.
     *max_body* is in bytes. *routes* names paths of the application's own, ``{"/my/chat": "chat"}``; each is matched with and
     without a slash at its end. *prefixes* are the places below which Mistral's paths are looked for: ``("", "/ai")`` is the root
     and ``/ai``, ``()`` is *routes* only. *admit* gets the environ of a request to an endpoint before a byte of its body is read,
-    and may raise a MistralFilterError. *leave_out* is called with the environ, the endpoint and the model's name, and gives the
-    places for ``filter_body`` to leave out; not in strict mode.
+    and may raise a MistralFilterError. *learnt* is called with the environ, the endpoint and the model's name, and gives what
+    ``filter_body`` is to know of Mistral's earlier answers.
 
-    Raises ValueError for an unknown list or endpoint, and for a prefix that is not ``""`` or ``/name``.
+    Raises ValueError for an unknown list or endpoint, for *models* that cannot be used, and for a prefix that is not ``""`` or
+    ``/name``.
     """
 
     def __init__(
@@ -68,25 +74,30 @@ class MistralFilter:
         translate: bool = True,
         bridge: bool = False,
         strict: bool = False,
+        models: Mapping[str, str] | None = None,
         max_body: int = MAX_BODY,
         routes: Mapping[str, str] | None = None,
         prefixes: Iterable[str] = ("",),
         admit: Callable[[WSGIEnvironment], None] | None = None,
-        leave_out: Callable[[WSGIEnvironment, str, str | None], Iterable[tuple[str, ...]]] | None = None,
+        learnt: Callable[[WSGIEnvironment, str, str | None], Iterable[Learnt]] | None = None,
     ) -> None:
         self.app = app
         self._strict = strict
         self._max_body = max_body
         self._admit = admit
-        self._leave_out = leave_out
+        self._learnt = learnt
         self._routes = {path.rstrip("/"): endpoint for path, endpoint in (routes or {}).items()}
         self._prefixes = tuple(prefixes)
         self._filter = partial(
-            filter_body, fields=fields, allow=tuple(allow), drop=tuple(drop), translate=translate, bridge=bridge
+            filter_body, fields=fields, allow=tuple(allow), drop=tuple(drop), translate=translate, bridge=bridge, models=models
         )
         # an unknown name stops the start, not a request
         if fields not in CHAT_FIELDS:
             raise ValueError(f"fields={fields!r}: there is no such list; the lists are {', '.join(CHAT_FIELDS)}")
+        try:
+            check_models(models or {})
+        except ValueError as error:
+            raise ValueError(f"models: {error}") from None
         for path, endpoint in (routes or {}).items():
             if endpoint not in ENDPOINTS:
                 raise ValueError(f"routes: {path!r} means {endpoint!r}; the endpoints are {', '.join(ENDPOINTS)}")
@@ -113,8 +124,8 @@ class MistralFilter:
         try:
             if self._admit is not None:
                 self._admit(environ)
-            places = () if strict or self._leave_out is None else partial(self._leave_out, environ, endpoint)
-            filtered = self._filter(read_body(environ, self._max_body), endpoint, strict=strict, leave_out=places)
+            learnt = () if self._learnt is None else partial(self._learnt, environ, endpoint)
+            filtered = self._filter(read_body(environ, self._max_body), endpoint, strict=strict, learnt=learnt)
         except MistralFilterError as error:
             refusal = error.detached()  # its traceback would hold the body
         except Exception as error:  # a defect of ours: nothing unfiltered goes on, and the client gets an answer
@@ -127,8 +138,10 @@ class MistralFilter:
         del filtered  # the application may be done with the body long before the answer ends
         environ["mistral_filter.endpoint"] = endpoint
         environ["mistral_filter.strict"] = strict
-        environ["mistral_filter.facts"] = facts
         # another filter may stand in front
+        if (before := environ.get("mistral_filter.facts")) is not None and before.tool_names:
+            facts = facts._replace(tool_names={**before.tool_names, **facts.tool_names})
+        environ["mistral_filter.facts"] = facts
         environ["mistral_filter.changes"] = (*environ.get("mistral_filter.changes", ()), *changes)
 
         def start_with_changes(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
@@ -165,21 +178,16 @@ def read_body(environ: WSGIEnvironment, limit: int) -> bytes:
     a client that still writes would not see the answer.
     """
     source = environ["wsgi.input"]
-    length = environ.get("CONTENT_LENGTH") or ""
-    coding = environ.get("HTTP_TRANSFER_ENCODING", "").strip().lower()
-    if coding not in ("", "chunked"):
-        raise BadRequest(code="bad_transfer_encoding")
+    length, chunked = framing_of(environ)
     if environ.get("HTTP_CONTENT_ENCODING", "").strip().lower() not in ("", "identity"):
         _read_away(environ)
         raise UnsupportedEncoding
-    if length:
-        if not (length.isascii() and length.isdigit()):
-            raise BadRequest(code="bad_content_length")
-        if len(length) > _LENGTH_DIGITS or int(length) > limit:
+    if length is not None:
+        if length > limit:
             _read_away(environ)
             raise _too_large(limit)
-        wanted = int(length)
-    elif environ.get("wsgi.input_terminated") or coding:
+        wanted = length
+    elif environ.get("wsgi.input_terminated") or chunked:
         wanted = limit + 1
     else:
         return b""
@@ -192,9 +200,9 @@ def read_body(environ: WSGIEnvironment, limit: int) -> bytes:
         raise
     except Exception:  # every server has exceptions of its own for a broken chunked body
         raise BadRequest(code="body_cut_short") from None
-    if length and missing:
+    if length is not None and missing:
         raise BadRequest(f"The body was cut short: {wanted - missing} of {length} bytes came.", code="body_cut_short")
-    if not length and not missing:
+    if length is None and not missing:
         _read_away(environ)
         raise _too_large(limit)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)

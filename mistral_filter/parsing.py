@@ -17,7 +17,7 @@ from mistral_filter.errors import MAX_DEPTH, BadRequest, InvalidJSON, TooComplex
 from mistral_filter.rawjson import Node
 from mistral_filter.surrogates import Surrogates
 
-__all__ = ["Survey", "check_depth", "may_be_deep", "may_have_more_commas", "parse", "parse_with_surrogates", "survey"]
+__all__ = ["Survey", "check_depth", "is_utf8", "may_be_deep", "may_have_more_commas", "parse", "parse_with_surrogates", "survey"]
 
 _object = msgspec.json.Decoder(dict[str, Raw]).decode
 _whole = msgspec.json.Decoder(Raw).decode
@@ -28,7 +28,8 @@ def parse(body: bytes) -> Node:
 
     Raises InvalidJSON (what JSON.parse refuses), TooDeep, TooComplex, or BadRequest for JSON that is not an object.
     """
-    _check_utf8(body)
+    if not body.isascii() and not is_utf8(body):
+        raise InvalidJSON("Invalid JSON: the body is not UTF-8.")
     try:
         return _object(body)
     except RecursionError:
@@ -65,19 +66,19 @@ _UTF8_STEP = 16384
 """Bytes. Decoding in pieces that stay in the processor's cache is as quick as decoding all at once, and holds no second copy."""
 
 
-def _check_utf8(body: bytes) -> None:
-    if body.isascii():
-        return
-    view, start, end = memoryview(body), 0, len(body)
+def is_utf8(data: bytes | memoryview) -> bool:
+    """Whether *data* is valid UTF-8."""
+    view, start, end = memoryview(data), 0, len(data)
     try:
         if end <= _UTF8_STEP:
-            codecs.utf_8_decode(body, "strict", True)
-            return
+            codecs.utf_8_decode(data, "strict", True)
+            return True
         while start < end:
             stop = min(start + _UTF8_STEP, end)
             start += codecs.utf_8_decode(view[start:stop], "strict", stop == end)[1]
     except UnicodeDecodeError:
-        raise InvalidJSON("Invalid JSON: the body is not UTF-8.") from None
+        return False
+    return True
 
 
 # ------------------------------------------------------------------------------------------------ depth, and numbers of parts

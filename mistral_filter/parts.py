@@ -7,7 +7,7 @@ as a Change and marks the part and all that hold it as edited; what is never edi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import msgspec
@@ -16,13 +16,29 @@ from msgspec import Raw
 from mistral_filter.changes import Action, Change, Loss
 from mistral_filter.rawjson import NULL, Node, as_number, as_text
 
-__all__ = ["GONE", "SMALL", "Array", "Object", "Opener", "Part", "Position", "encode"]
+__all__ = [
+    "GONE",
+    "MEMBER_BYTES",
+    "NEW_BYTES",
+    "OBJECT_BYTES",
+    "SMALL",
+    "Array",
+    "Object",
+    "Opener",
+    "Part",
+    "Position",
+    "encode",
+]
 
 GONE = object()
 """In a list: an item that has been left out. It keeps its position, so that the others keep theirs."""
 
 SMALL = 65536
 """Bytes."""
+
+
+OBJECT_BYTES, MEMBER_BYTES, NEW_BYTES = 330, 110, 16
+"""Memory that a part holds, and each of its members, if it was opened and if it is new (CPython 3.11 to 3.14, 64 bits)."""
 
 
 class Opener(Protocol):
@@ -41,6 +57,9 @@ class Opener(Protocol):
 
     def new(self, value: Node | list[Any], position: Position) -> Part:
         """A part made of a new *value*."""
+
+    def hold(self, size: int, path: str) -> None:
+        """Notes that *size* more bytes of memory are held."""
 
     def is_flat(self, raw: Raw) -> None:
         """The value *raw* has been seen not to nest."""
@@ -65,8 +84,17 @@ class Position:
     def path(self) -> str:
         """The position as changes name it: ``messages[0].content``; "" for the request itself."""
         if self._path is None:
-            self._path = "" if self.up is None else _below(self.up.path, self.step)
+            self._path = "" if self.up is None else self.up.below(self.step)
         return self._path
+
+    def below(self, step: str | int) -> str:
+        """The path of what stands under the key or index *step* here."""
+        path = self._path
+        if path is None:
+            path = self.path
+        if type(step) is str:
+            return f"{path}.{step}" if path else step
+        return f"{path}[{step}]"
 
     def set_edited(self) -> None:
         """Notes that what stands here has been edited, and so has all that holds it."""
@@ -74,12 +102,6 @@ class Position:
         while position is not None and not position.edited:
             position.edited = True
             position = position.up
-
-
-def _below(path: str, step: str | int) -> str:
-    if isinstance(step, int):
-        return f"{path}[{step}]"
-    return f"{path}.{step}" if path else step
 
 
 class Part:
@@ -98,7 +120,7 @@ class Part:
 
     def at(self, step: str | int) -> str:
         """The path of the member under the key or index *step*."""
-        return _below(self.position.path, step)
+        return self.position.below(step)
 
     def note(self, action: Action, path: str, reason: str, loss: Loss = "none", to: str | None = None) -> None:
         """Notes an edit of this part, which is written anew from now on. The edits below call it; a rule seldom has to."""
@@ -251,14 +273,35 @@ class Array(Part):
         """Whether the list holds nothing, or nothing any more."""
         return not self.first and all(item is GONE for item in self.items)
 
+    def take_over(self, index: int) -> None:
+        """What is of use in the item at *index* stands elsewhere now; null stays in its place."""
+        item = self.items[index]
+        self.items[index] = NULL
+        if isinstance(item, Part):
+            self.document.hold(-_held(item), item.path)
+
     def close(self, index: int) -> None:
         """No rule opens the item at *index* again. It becomes bytes, because parts take memory; but a large one stays."""
         item = self.items[index]
         if isinstance(item, Part) and item.raw is not None:
             if not item.position.edited:
                 self.items[index] = item.raw
+                self.document.hold(-_held(item), item.path)
             elif len(item.raw) < SMALL:
-                self.items[index] = Raw(encode(item))
+                written = encode(item)
+                self.items[index] = Raw(written)
+                self.document.hold(len(written) + MEMBER_BYTES - _held(item), item.path)
+
+
+def _held(part: Part) -> int:
+    """Bytes of memory that *part* holds, and all that have been opened in it."""
+    values: Iterable[Any] = part.fields.values() if isinstance(part, Object) else part.items if isinstance(part, Array) else ()
+    size, each = OBJECT_BYTES, NEW_BYTES if part.raw is None else MEMBER_BYTES
+    for value in values:
+        size += each
+        if isinstance(value, Part):
+            size += _held(value)
+    return size
 
 
 def _written(part: Any) -> Any:

@@ -22,7 +22,9 @@ PATHS = {name: f"{name}/completions" if name in _COMPLETIONS else name for name 
 _ENDPOINT_AT = {path: name for name, path in PATHS.items()}
 
 ROOTS = frozenset(
-    ("models files batch fine_tuning audio agents conversations libraries responses ocr completions images dashboard").split()
+    (
+        "models files batch fine_tuning audio agents conversations libraries responses ocr completions images dashboard messages"
+    ).split()
 )
 """First segments that clients ask for without /v1 before them."""
 

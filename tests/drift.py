@@ -1,4 +1,4 @@
-"""Compare the tables of ``mistral_filter.fields`` with the installed SDK: ``python tests/drift.py``.
+"""Compare the tables of ``mistral_filter.fields`` with the installed SDK, names and words: ``python tests/drift.py``.
 
 Mistral's list of fields moves (``min_tokens`` left chat in 2024 and came back in SDK 3.2), and a table that lags throws away
 what a caller has asked for. Exit status 1 and a line for each difference that EXCEPTIONS does not explain; 0 when there is
@@ -13,14 +13,23 @@ from importlib.metadata import version
 
 import sdk
 
-from mistral_filter.fields import ENDPOINTS, Array, Node, Object, Tagged, Value
+from mistral_filter.fields import (
+    ENDPOINTS,
+    RESPONSE_ITEMS,
+    RESPONSE_MESSAGES,
+    RESPONSES,
+    Array,
+    Node,
+    Object,
+    Tagged,
+    Value,
+)
 
 _CONVERSATIONS = "the API takes a list of conversations here too; one is judged, a list of them goes on as it came"
 EXCEPTIONS: Mapping[str, str] = {
     "tools[web_search]: gone from the SDK": "in the OpenAPI document of 2026-08-21",
     "tools[web_search_premium]: gone from the SDK": "in the OpenAPI document of 2026-08-21",
     "tools[code_interpreter]: gone from the SDK": "in the OpenAPI document of 2026-08-21",
-    "reasoning_effort='max': new in the SDK": "not in the OpenAPI document of 2026-08-21",
     "guardrails: new keys inside": "an open object: further keys are accepted, so there is nothing to judge",
     "input: a list is accepted too": _CONVERSATIONS,
     "input[]: a list is accepted too": _CONVERSATIONS,
@@ -30,11 +39,34 @@ EXCEPTIONS: Mapping[str, str] = {
 
 def drift(endpoints: Mapping[str, Object] = ENDPOINTS) -> list[str]:
     """The differences between the tables and the SDK, without those that EXCEPTIONS explains."""
-    return [line for line in differences(endpoints) if line.partition(".")[2] not in EXCEPTIONS]
+    found = [*differences(endpoints), *response_differences(endpoints)]
+    return [line for line in found if line.partition(".")[2] not in EXCEPTIONS]
+
+
+def response_differences(
+    endpoints: Mapping[str, Object] = ENDPOINTS,
+    messages: Mapping[str, Object] = RESPONSE_MESSAGES,
+    items: Mapping[str, Object] = RESPONSE_ITEMS,
+) -> Iterator[str]:
+    """Compare the tables for the Responses API: its requests but for the input, then every form of an item."""
+    for name in sorted((endpoints.keys() & RESPONSES.keys()) ^ sdk.RESPONSES.keys()):
+        yield f"{name}: only in the {'tables' if name in endpoints else 'check for drift'}"
+    for name in sorted(endpoints.keys() & sdk.RESPONSES.keys()):
+        for line in _fields(name, endpoints[name], [sdk.RESPONSES[name]], ""):
+            if not line.startswith((f"{name}.input:", f"{name}.input[")):
+                yield line
+    tables = {**messages, **items}
+    for name in sorted(tables.keys() | sdk.RESPONSE_INPUT.keys()):
+        if name in tables and name in sdk.RESPONSE_INPUT:
+            yield from _fields(f"responses.input[{name}]", tables[name], [sdk.RESPONSE_INPUT[name]], "")
+        else:
+            yield f"responses.input[{name}]: only in the {'tables' if name in tables else 'check for drift'}"
+    for model in sorted(sdk.response_items() - {model.__name__ for model in sdk.RESPONSE_INPUT.values()}):
+        yield f"responses.input: {model} is new in the SDK"
 
 
 def differences(endpoints: Mapping[str, Object]) -> Iterator[str]:
-    for name in sorted(endpoints.keys() | sdk.MODELS.keys()):
+    for name in sorted((endpoints.keys() - RESPONSES.keys()) | sdk.MODELS.keys()):
         if name in endpoints and name in sdk.MODELS:
             yield from _fields(name, endpoints[name], [sdk.MODELS[name]], "")
         else:
@@ -73,6 +105,8 @@ def _inside(path: str, node: Node, shape: sdk.Shape) -> Iterator[str]:
     else:
         if shape.items is not None:
             yield f"{path if isinstance(node, Object) else f'{path}[]'}: a list is accepted too"
+        if isinstance(node, Object):
+            yield from _choices(path, node, shape)
         if not shape.variants:
             yield f"{path}: no object in the SDK"
         elif isinstance(node, Object):
@@ -81,7 +115,8 @@ def _inside(path: str, node: Node, shape: sdk.Shape) -> Iterator[str]:
             yield from _variants(path, node, shape)
 
 
-def _choices(path: str, node: Value, shape: sdk.Shape) -> Iterator[str]:
+def _choices(path: str, node: Value | Object, shape: sdk.Shape) -> Iterator[str]:
+    """Compare the words that a value has to be, or that may stand in place of an object."""
     # A single choice is a constant such as type: "content"; beside a plain string, the choices are only examples.
     open_ended = "string" in shape.scalars or (len(shape.choices) == 1 and not node.choices)
     theirs = frozenset() if open_ended else shape.choices

@@ -50,6 +50,9 @@ ALSO_TOOLS: Mapping[str, Model] = {
 }
 """Tools that the OpenAPI document of 2026-08-21 lists for chat and agents and that SDK 3.7.0 only has elsewhere."""
 
+ALSO_OBJECTS = ("input_audio",)
+"""Objects that the API takes where the SDK has a string only (recorded 200s, voxtral-small, 2026-08)."""
+
 RANGES: Mapping[str, Callable[[float], bool]] = {
     "temperature": lambda x: 0 <= x <= 1.5,
     "top_p": lambda x: 0 < x <= 1,
@@ -110,6 +113,8 @@ def shape_of(annotation: Any) -> Shape:
         return Shape(items=shape_of(args[0]))
     if origin is dict:
         return Shape(free=True)
+    if annotation is Any:
+        return Shape(null=True, free=True, scalars=frozenset(_SCALARS.values()))
     if annotation in _SCALARS:
         return Shape(scalars=frozenset({_SCALARS[annotation]}))
     if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
@@ -175,7 +180,7 @@ def is_open(model: Model) -> bool:
 def tree(endpoint: str) -> dict[str, Any]:
     """The names that the SDK's request has, nested: None for a plain value, a list around what a list holds, an object's
     variants under their tags."""
-    return _tree_of_model(MODELS[endpoint])
+    return _tree_of_model({**MODELS, **RESPONSES}[endpoint])
 
 
 def _tree_of_model(model: Model) -> dict[str, Any]:
@@ -195,6 +200,8 @@ def _tree_of_shape(shape: Shape) -> Any:
 
 def accepts(endpoint: str, body: dict[str, Json]) -> list[str]:
     """The reasons why the API would refuse the body with a 422, by the SDK's models and RANGES; none when it would not."""
+    if endpoint in RESPONSES:
+        return responses_accept(endpoint, body)
     reasons = list(_object_refusals(MODELS[endpoint], body, ""))
     for name, fits in RANGES.items():
         value = body.get(name)
@@ -220,6 +227,8 @@ def _refusals(shape: Shape, value: Json, where: str) -> Iterator[str]:
     if value is None:
         if not shape.null:
             yield f"{where}: null"
+    elif isinstance(value, dict) and where.rpartition(".")[2] in ALSO_OBJECTS:
+        return
     elif isinstance(value, dict):
         if not shape.free:
             yield from _variant_refusals(shape, value, where)
@@ -254,7 +263,10 @@ def _variant_refusals(shape: Shape, value: Mapping[str, Json], where: str) -> It
             yield from _object_refusals(known[tag], value, f"{where}.")
         else:
             yield f"{where}.{key}: {tag!r:.60} is not one of {', '.join(sorted(known))}"
-    elif shape.tagged or where.startswith("tools["):
+    elif where.startswith("tools["):
+        # 93 recorded requests with tools without a type were accepted (2025-04 to 2026-02)
+        yield from _object_refusals(shape.variants["function"], value, f"{where}.")
+    elif shape.tagged:
         yield f"{where}.{key}: missing"
     else:
         attempts = [list(_object_refusals(model, value, f"{where}.")) for model in shape.variants.values()]
@@ -291,11 +303,23 @@ def common_accepts(body: dict[str, Json]) -> list[str]:
         return [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
     except (MistralCommonException, ValueError) as error:
         return [str(error)]
-    return [
+    empty = [
         f"messages[{i}]: assistant message with neither content nor tool_calls"
         for i, message in enumerate(messages)
         if message.get("role") == "assistant" and not message.get("content") and not message.get("tool_calls")
     ]
+    return [*empty, *greedy_refusals(body)]
+
+
+def greedy_refusals(body: dict[str, Json]) -> list[str]:
+    """The API's 400 code 3054: at temperature 0 ``top_p`` must be 1, and given if the request asks for reasoning (reports of
+    2024-11 to 2026-08)."""
+    effort = body.get("reasoning_effort")
+    reasons = (isinstance(effort, str) and effort != "none") or body.get("prompt_mode") == "reasoning"
+    temperature, top_p = body.get("temperature"), body.get("top_p")
+    if isinstance(temperature, bool) or temperature != 0 or isinstance(top_p, (bool, str, list, dict)):
+        return []
+    return ["top_p must be 1 when using greedy sampling"] if top_p != 1 and (reasons or top_p is not None) else []
 
 
 def _message(message: Mapping[str, Json]) -> dict[str, Json]:
@@ -303,7 +327,10 @@ def _message(message: Mapping[str, Json]) -> dict[str, Json]:
     a null in ``content`` of user and tool, which the API's schema allows."""
     kept = {key: value for key, value in message.items() if key in _MODELLED}
     if isinstance(kept.get("content"), list):
-        kept["content"] = [_chunk(chunk) for chunk in kept["content"]]
+        chunks = kept["content"]
+        if kept.get("role") == "tool":  # 16 recorded requests with images in a tool's message were accepted (2025-08 to 2026-06)
+            chunks = [{"type": "text", "text": "image"} if chunk.get("type") == "image_url" else chunk for chunk in chunks]
+        kept["content"] = [_chunk(chunk) for chunk in chunks]
     elif kept.get("role") in ("user", "tool") and "content" in kept:
         kept["content"] = kept["content"] or ""
     if kept.get("tool_calls"):
@@ -322,3 +349,110 @@ def _chunk(chunk: Json) -> Json:
     if kind == "thinking":
         return {"type": kind, "thinking": str(chunk.get("thinking")), "closed": chunk.get("closed", True)}
     return chunk
+
+
+# ----------------------------------------------------------------------------------------------------------------- responses
+
+RESPONSES: Mapping[str, Model] = {
+    "responses": models.CreateResponseRequest,
+    "responses/input_tokens": models.CountResponseInputTokensRequest,
+}
+
+RESPONSE_INPUT: Mapping[str, Model] = {
+    "plain": models.ResponsesEasyInputMessage,
+    "input": models.ResponsesMessage,
+    "answer": models.ResponsesOutputMessage,
+    "function_call": models.ResponsesFunctionToolCall,
+    "function_call_output": models.ResponsesFunctionCallOutput,
+    "reasoning": models.ResponsesReasoningItem,
+}
+"""The models of the items, under the names that the tables give them."""
+
+
+def response_items() -> set[str]:
+    """The names of the models that the SDK takes as items."""
+    shape = models.CreateResponseRequest.model_fields["input"].annotation
+    return {model.__name__ for model in _models_in(shape)}
+
+
+def _models_in(annotation: Any) -> Iterator[Model]:
+    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+        yield annotation
+        return
+    for inner in (annotation.__value__,) if hasattr(annotation, "__value__") else get_args(annotation):
+        yield from _models_in(inner)
+
+
+def responses_accept(endpoint: str, body: dict[str, Json]) -> list[str]:
+    """The reasons why the API would refuse a Responses body, by the SDK's model with further keys forbidden at every level.
+
+    The model itself is asked too: its validators hold the constants (``store`` false, ``truncation`` disabled, ...).
+    """
+    reasons = list(_strict(RESPONSES[endpoint], body, "body", tagged=False))
+    for name in ("temperature", "top_p"):
+        value = body.get(name)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not RANGES[name](value):
+            reasons.append(f"{name}: {value} is out of range")
+    stored = ("previous_response_id", "conversation", "prompt", "moderation")  # null at most (notes on the endpoint, 2026-11)
+    reasons += [f"{name}: not null" for name in stored if body.get(name) is not None]
+    try:
+        RESPONSES[endpoint].model_validate(body)
+    except pydantic.ValidationError as error:
+        reasons += [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+    return reasons
+
+
+def _strict(annotation: Any, value: Json, where: str, *, tagged: bool) -> Iterator[str]:
+    """Walk *value* along a type annotation; *tagged*: a union is told apart by ``type``, which has to be there."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if getattr(origin, "__name__", "") in ("Nullable", "OptionalNullable"):
+        if value is not None:
+            yield from _strict(args[0], value, where, tagged=tagged)
+    elif origin is Annotated:
+        marked = any(isinstance(mark, pydantic.fields.FieldInfo) and mark.discriminator for mark in args[1:])
+        yield from _strict(args[0], value, where, tagged=tagged or marked)
+    elif hasattr(annotation, "__value__"):
+        yield from _strict(annotation.__value__, value, where, tagged=tagged)
+    elif origin in (Union, types.UnionType):
+        members = [member for member in args if not _is_fallback(member)]
+        if tagged and isinstance(value, dict) and "type" not in value:
+            yield f"{where}.type: missing"
+            return
+        yield from min((list(_strict(member, value, where, tagged=False)) for member in members), key=len)
+    elif origin is Literal:
+        if not any(value == arg and type(value) is type(arg) for arg in args):
+            yield f"{where}: {value!r:.60} is not one of {args}"
+    elif origin is list:
+        if not isinstance(value, list):
+            yield f"{where}: no list"
+        for index, item in enumerate(value if isinstance(value, list) else ()):
+            yield from _strict(args[0], item, f"{where}[{index}]", tagged=False)
+    elif origin is dict:
+        if not isinstance(value, dict):
+            yield f"{where}: no object"
+        for key, item in (value if isinstance(value, dict) else {}).items():
+            yield from _strict(args[1], item, f"{where}.{key}", tagged=False)
+    elif isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+        yield from _strict_object(annotation, value, where)
+    elif annotation is not Any and not (value is not None and _fits(annotation, value)):
+        yield f"{where}: {value!r:.60} is no {annotation}"
+
+
+def _fits(annotation: Any, value: Json) -> bool:
+    kinds = set() if isinstance(value, (dict, list)) else _kinds(value)
+    return _SCALARS[annotation] in kinds
+
+
+def _strict_object(model: Model, value: Json, where: str) -> Iterator[str]:
+    if not isinstance(value, dict):
+        yield f"{where}: no object"
+        return
+    known = {info.alias or name: info for name, info in model.model_fields.items()}
+    for name, info in known.items():
+        if name not in value and info.is_required():
+            yield f"{where}.{name}: missing"
+    for name, inner in value.items():
+        if name not in known:
+            yield f"{where}.{name}: not permitted"
+        else:
+            yield from _strict(known[name].annotation, inner, f"{where}.{name}", tagged=bool(known[name].discriminator))

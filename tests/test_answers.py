@@ -12,6 +12,7 @@ from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -464,7 +465,8 @@ def test_reasoning_stays_where_it_is_wanted() -> None:
     whole = completion(message)
     assert ours.whole(200, JSON, whole) is whole
     assert json.loads(ours.whole(200, JSON, completion(message, "model_length"))) == json.loads(completion(message, "length"))
-    assert through(chunk({"content": [FOUR]}), plan=ours) == chunk({"content": [FOUR]})
+    first = chunk({"role": "assistant", "content": [FOUR]})
+    assert through(first, plan=ours) == first
 
 
 def test_mistrals_sdk_gets_what_mistral_sends() -> None:
@@ -640,7 +642,7 @@ def test_errors_of_any_shape_in_a_stream_are_raised(event: str) -> None:
 def test_complete_tool_calls_keep_their_bytes() -> None:
     """A chunk whose calls have index and type is looked at and passed on as it came."""
     calls = [{"id": "a", "index": 0, "type": "function", "function": {"name": "f", "arguments": "{}"}}]
-    stream = chunk({"content": "", "tool_calls": calls}, "tool_calls")
+    stream = chunk({"role": "assistant", "content": "", "tool_calls": calls}, "tool_calls")
     assert through(stream) == stream
 
 
@@ -653,8 +655,8 @@ def test_streamed_finish_reasons() -> None:
 def test_streamed_error(end: bytes) -> None:
     """Where the model failed an error event follows the chunk, whose text is kept, and the stream goes on."""
     last = chunk({"content": "b"}, "error").replace(b"\n", end)
-    seen = through(chunk({"content": "a"}) + b"id: 1" + end + last + b"data: [DONE]" + end + end)
-    first, second, third = decoded(seen)
+    seen = through(chunk({"role": "assistant"}) + chunk({"content": "a"}) + b"id: 1" + end + last + b"data: [DONE]" + end + end)
+    _, first, second, third = decoded(seen)
     assert [first["choices"][0]["delta"], second["choices"][0]["delta"]] == [{"content": "a"}, {"content": "b"}]
     assert second["choices"][0]["finish_reason"] is None
     assert third["error"]["code"] == "upstream_finish_error"
@@ -679,7 +681,134 @@ def test_mistrals_flat_error_as_an_event() -> None:
     assert [one["error"]["type"] for one in decoded(through(bare))] == ["rate_limit_error", "server_error"]
 
 
+# ------------------------------------------------------------------------------------------------- first deltas without a role
+
+
+@pytest.mark.parametrize("role", [{}, {"role": None}, {"role": ""}])
+def test_the_first_delta_of_each_choice_gets_a_role(role: dict[str, object]) -> None:
+    """Where it has none; no other delta does, and what needs nothing keeps its bytes."""
+    first, more = chunk({**role, "content": "a"}), chunk({"content": "b"})
+    other = chunk({**role, "content": "c"}, index=1)
+    assert [delta.get("role") for delta in deltas(first + more + other + more + chunk({"content": "d"}, index=1))] == [
+        "assistant",
+        None,
+        "assistant",
+        None,
+        None,
+    ]
+    assert through(first + more).endswith(more)
+
+
+def test_a_role_that_is_there_stays() -> None:
+    """A stream as Mistral sends it keeps every byte, whatever choice comes first, and beyond the choices that are counted."""
+    begin = b"".join(chunk({"role": "assistant", "content": ""}, index=index) for index in range(20))
+    stream = begin + b"".join(chunk({"content": "a"}, index=index) for index in (19, 0, 7)) + b"data: [DONE]\n\n"
+    assert through(stream) == through(*one_by_one(stream)) == stream
+    late = chunk({"role": "assistant"}, index=1) + chunk({"role": "assistant"}) + chunk({"content": "a"}, index=1)
+    assert through(late) == late
+
+
+def test_a_chunk_without_a_choice_begins_none() -> None:
+    """The role is put where the first delta is; a choice without an index is the first."""
+    empty = chunk({}).replace(b'[{"index": 0, "delta": {}, "finish_reason": null}]', b"[]")
+    assert through(empty) == empty
+    assert [delta.get("role") for delta in deltas(empty + chunk({}) + chunk({}))] == ["assistant", None]
+    seen = decoded(through(b'data: {"choices":[{"delta":{}}]}\n\n' * 2))
+    assert [one["choices"][0]["delta"] for one in seen] == [{"role": "assistant"}, {}]
+
+
+# -------------------------------------------------------------------------------------------- calls whose id or name is repeated
+
+
+def field_case(name: str) -> bytes:
+    """The stream of a public report, as it was filed; see ``proxy/field_answers.jsonl``."""
+    lines = (Path(__file__).parent / "proxy" / "field_answers.jsonl").read_text().splitlines()
+    return next(case["body"] for case in map(json.loads, lines) if case["id"] == name).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("A02", [("chatcmpl-tool-b6f76882211cffb5", '{"path": "a"}'), ("chatcmpl-tool-b6f76882211cfff6", '{"path": "b"}')]),
+        ("A02b", [("chatcmpl-tool-b6f76882211cffb5", '{"path": "a"}')]),
+    ],
+)
+def test_a_piece_under_a_new_id_stays_with_its_call(name: str, expected: list[tuple[str, str]]) -> None:
+    """zai-glm-5-2 changes the id from piece to piece (mistralai/mistral-vibe#1127), perhaps repeating the name."""
+    with openai_client(upstream(200, SSE, field_case(name))).chat.completions.stream(model="m", messages=[]) as events:
+        calls = events.get_final_completion().choices[0].message.tool_calls or []
+    assert [(call.id, call.function.name, call.function.arguments) for call in calls] == [
+        (id, "read", arguments) for id, arguments in expected
+    ]
+
+
+@pytest.mark.parametrize("parts", [["", '{"a":', "1}"], ['{"a"', ":1}"], ["", "", '{"a":1}']])
+def test_a_repeated_name_goes_on_with_a_call_that_is_not_whole(parts: list[str]) -> None:
+    """Each piece has the name and an id of its own: they are one call."""
+    stream = tool_stream(
+        *({"index": 0, "id": f"id{i}", "function": {"name": "f", "arguments": part}} for i, part in enumerate(parts))
+    )
+    with openai_client(upstream(200, SSE, stream)).chat.completions.stream(model="m", messages=[]) as events:
+        (call,) = events.get_final_completion().choices[0].message.tool_calls or []
+    assert (call.id, call.function.name, call.function.arguments) == ("id0", "f", '{"a":1}')
+
+
+def test_a_whole_call_is_followed_by_another_one() -> None:
+    """The same name three times, each with all its arguments and index 0, are three calls, as Mistral streams them."""
+    stream = tool_stream(
+        *({"index": 0, "id": f"aaaaaaaa{i}", "function": {"name": "dice", "arguments": f'{{"n":{i}}}'}} for i in range(3))
+    )
+    with openai_client(upstream(200, SSE, stream)).chat.completions.stream(model="m", messages=[]) as events:
+        calls = events.get_final_completion().choices[0].message.tool_calls or []
+    assert [(call.id, call.function.arguments) for call in calls] == [(f"aaaaaaaa{i}", f'{{"n":{i}}}') for i in range(3)]
+
+
+# ------------------------------------------------------------------------------------------------------- errors that are no event
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n", "\n\ndata: [DONE]\n\n"])
+@pytest.mark.parametrize("before", [b"", chunk({"role": "assistant", "content": "a"}), b": ping\n\n"])
+def test_a_bare_line_of_an_error_becomes_an_event(before: bytes, end: str) -> None:
+    """mistralai/mistral-vibe#1104: the SDK of OpenAI raises with its sentence instead of ending without a word."""
+    stream = before + field_case("A04").rstrip() + end.encode()
+    assert decoded(through(*one_by_one(stream))) == decoded(through(stream))
+    with pytest.raises(openai.APIError, match="Tool call id was"):
+        list(openai_client(upstream(200, SSE, stream)).chat.completions.create(model="m", messages=[], stream=True))
+
+
+def test_a_bare_line_is_an_event_as_soon_as_it_has_ended() -> None:
+    """The upstream may leave the connection open."""
+    events = CHAT.events(iter([b'{"object":"error",', b'"message":"m"}\n', b"never asked for"]))
+    assert b'data: {"object":"error","message":"m","error":{"message":"m"' in next(events)
+
+
+def test_an_error_over_several_lines_becomes_an_event() -> None:
+    """As an error that is written for people."""
+    (one,) = decoded(through(b'{\n "detail": [\n  {"loc": ["body", "x"], "msg": "no"}\n ]\n}\n'))
+    assert one["error"]["message"] == "x: no"
+
+
+def test_data_over_several_lines_becomes_one_line() -> None:
+    """Line ends between the values that stay are white space of JSON, and would end the data."""
+    stream = b'data: {"a":[1,\ndata: 2],"choices":[{"delta":{"content":[{"type":"text","text":"a"}]}}]}\n\n'
+    (one,) = decoded(through(stream))
+    assert (one["a"], one["choices"][0]["delta"]["content"]) == ([1, 2], "a")
+
+
+def test_an_error_that_openai_clients_read_already_becomes_an_event_too() -> None:
+    """Nothing is put into it."""
+    assert through(b'{"error":{"message":"m"}}\n') == b'data: {"error":{"message":"m"}}\n\n'
+
+
+@pytest.mark.parametrize("line", [b"{}", b'{"a":1}', b'{"choices":[]}', b"{broken}", b"{", b'{"object":"chat"}'])
+def test_other_bare_lines_stay(line: bytes) -> None:
+    """A line that is no error says nothing to a client, and keeps its bytes."""
+    for end in (b"", b"\n", b"\r\n\r\n"):
+        assert through(line + end) == through(*one_by_one(line + end)) == line + end
+
+
 UNTOUCHED = [
+    b'data: {"choices":[{"delta":{"role":"assistant"}}]}\n\n',
     b": a comment\n\n",
     b": thinking model_length\r\n\r\n",
     b"\xef\xbb\xbfdata: [DONE]\n\n",
@@ -699,6 +828,7 @@ UNTOUCHED = [
 @pytest.mark.parametrize("stream", [*UNTOUCHED, b"".join(UNTOUCHED)])
 def test_untouched_streams(stream: bytes) -> None:
     """A stream without anything to rewrite arrives byte for byte, whole or in pieces of one byte."""
+    stream = UNTOUCHED[0] + stream
     assert through(stream) == stream
     assert through(*one_by_one(stream)) == stream
 
@@ -706,16 +836,17 @@ def test_untouched_streams(stream: bytes) -> None:
 def test_a_piece_without_anything_to_rewrite_is_the_same_object() -> None:
     """The usual piece, one plain event, is not even copied."""
     piece = chunk({"content": "a"})
-    assert next(CHAT.events(iter([piece]))) is piece
+    events = CHAT.events(iter([chunk({"role": "assistant"}), piece]))
+    assert [next(events), next(events)][1] is piece
 
 
 def test_other_lines_of_an_event_stay() -> None:
     """In a rewritten event only the data changes, and becomes one line: mark, comments, other fields and line ends stay."""
     stream = (
-        b'\xef\xbb\xbfdata: {"choices":[{"delta":\r\n: c\r\nevent: e\r\ndata:{"content":\r\n'
+        b'\xef\xbb\xbfdata: {"choices":[{"delta":\r\n: c\r\nevent: e\r\ndata:{"role":"assistant","content":\r\n'
         b'data: [{"type":"text","text":"a"}]}\r\ndata: }]}\r\nid: 7\r\n\r\n'
     )
-    seen = b'\xef\xbb\xbf: c\r\nevent: e\r\ndata: {"choices":[{"delta":{"content":"a"}}]}\r\nid: 7\r\n\r\n'
+    seen = b'\xef\xbb\xbf: c\r\nevent: e\r\ndata: {"choices":[{"delta":{"role":"assistant","content":"a"}}]}\r\nid: 7\r\n\r\n'
     assert through(stream) == through(*one_by_one(stream)) == seen
 
 
@@ -746,8 +877,9 @@ def streams(draw: st.DrawFn) -> bytes:
 def test_two_events_with_different_line_ends_in_one_piece() -> None:
     """What looks like one event by its first and last bytes may be two."""
     first, second = (event[:-2] for event in REASONING[1:3])
-    assert through(first + b"\r\r" + second + b"\n\n") == through(first + b"\r\r") + through(second + b"\n\n")
-    assert len(decoded(through(first + b"\r\r" + second + b"\n\n"))) == 2
+    seen = through(first + b"\r\r" + second + b"\n\n")
+    assert seen.startswith(through(first + b"\r\r"))
+    assert [delta["reasoning_content"] for delta in deltas(first + b"\r\r" + second + b"\n\n")] == ["Two and ", "two."]
 
 
 def cut(stream: bytes, places: list[int]) -> Iterator[bytes]:
@@ -821,7 +953,7 @@ def test_events_are_not_held_back(stream: bytes, places: list[int]) -> None:
 
 def test_a_cut_stream_ends_as_it_came() -> None:
     """At whatever byte a plain stream ends, the client receives exactly what the upstream sent."""
-    stream = b": c\r\n\r\n" + chunk({"content": "é"}) + b"data: [DONE]\n\n"
+    stream = b": c\r\n\r\n" + chunk({"role": "assistant", "content": "é"}) + b"data: [DONE]\n\n"
     for end in range(len(stream) + 1):
         assert through(*one_by_one(stream[:end])) == stream[:end]
 
@@ -848,7 +980,7 @@ def test_large_events_pass_unlooked(end: bytes) -> None:
     tail = b'"}]}}]}'
     just = event + b"a" * (MAX_EVENT - len(event) - len(tail)) + tail
     large = just.replace(tail, b"a" + tail)
-    behind = REASONING[1]
+    behind = REASONING[1].replace(b'"content"', b'"role": "assistant", "content"')
     for stream, seen in (
         (large + end + behind, large + end + through(behind)),
         (just + end + behind, through(just + end) + through(behind)),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import threading
@@ -17,20 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cdp import FLAGS, chromium
 from servers import DEADLINE, Gunicorn, Sandbox, alive, ask, eventually, free_port
 from test_clients import KEY, MODEL, SAID, USER, WORDS, Lockstep, chunk, completion, start_proxy, straight
 from test_clients_answers import REFUSALS, THOUGHT
 from test_node_clients import packages
 from upstream import ScriptedUpstream, json_answer
 
-__all__ = ["packages"]  # a fixture
+__all__ = ["chromium", "packages"]  # fixtures
 
 Json = dict[str, Any]
-
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --disable-dev-shm-usage --no-first-run --no-proxy-server "
-    "--disable-background-networking --disable-component-update --disable-sync --disable-default-apps --disable-extensions"
-).split()
 
 PREFLIGHTED = (
     "x-stainless-lang x-stainless-package-version x-stainless-os x-stainless-arch x-stainless-runtime "
@@ -230,15 +225,6 @@ class Page:
         assert not alive(process.pid)
         assert self.found.pop("the page itself", None) is None
         return self.found
-
-
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """The browser's program."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -29,14 +29,16 @@ from openai import AsyncOpenAI, OpenAI
 from servers import DEADLINE, Gunicorn, Sandbox, ask
 from upstream import Event, Exchange, ScriptedUpstream, event_bytes, json_answer, sse
 
-from mistral_filter.sandbox import NO_MODEL, broken_rule, violations
+from mistral_filter.sandbox import NO_MODEL, RESULT_CAME, broken_rule, violations
 
 Json = dict[str, Any]
 
 KEY = "none"
 MODEL = "mistral-small-latest"
-SAID = f"{NO_MODEL} You said: Hi"
+SAID = NO_MODEL
 USER = {"role": "user", "content": "Hi"}
+ASKING = {"role": "user", "content": 'Call weather {"city": "Paris"}'}
+"""What the stand-in takes as a wish for a tool call; it calls none by itself."""
 TOOLS: list[Any] = [
     {
         "type": "function",
@@ -287,7 +289,7 @@ def test_openai_headers_and_key_on_the_way_up(scripted: OpenAI, upstream: Script
 
 def test_openai_tool_call(client: OpenAI) -> None:
     """A tool call is read as OpenAI's own."""
-    answer = client.chat.completions.create(model=MODEL, messages=[USER], tools=TOOLS).choices[0]
+    answer = client.chat.completions.create(model=MODEL, messages=[ASKING], tools=TOOLS).choices[0]
     assert answer.finish_reason == "tool_calls"
     [call] = answer.message.tool_calls or []
     assert (call.type, call.function.name, json.loads(call.function.arguments)) == ("function", "weather", {"city": "Paris"})
@@ -295,7 +297,7 @@ def test_openai_tool_call(client: OpenAI) -> None:
 
 def test_openai_streamed_tool_call(client: OpenAI) -> None:
     """A streamed tool call arrives with the index under which clients gather its pieces."""
-    with client.chat.completions.create(model=MODEL, messages=[USER], tools=TOOLS, stream=True) as stream:
+    with client.chat.completions.create(model=MODEL, messages=[ASKING], tools=TOOLS, stream=True) as stream:
         choices = [chunk.choices[0] for chunk in stream]
     [call] = [call for choice in choices for call in choice.delta.tool_calls or []]
     assert call.function is not None
@@ -316,13 +318,13 @@ def test_openai_tool_loop_begun_elsewhere(client: OpenAI, form: str) -> None:
     create, feed = client.chat.completions.create, FED_BACK[form]
     messages: list[Any] = [USER, called(1), result(1, "12 degrees")]
     first = create(model=MODEL, messages=messages, tools=TOOLS).choices[0].message
-    assert first.content == f"{SAID} The tool answered: 12 degrees"
-    messages += [feed(first), {"role": "user", "content": "And now?"}]
+    assert first.content == RESULT_CAME
+    messages += [feed(first), ASKING]
     second = create(model=MODEL, messages=messages, tools=TOOLS).choices[0].message
     [call] = second.tool_calls or []
     messages += [feed(second), {"role": "tool", "tool_call_id": call.id, "content": "9 degrees"}]
     third = create(model=MODEL, messages=messages, tools=TOOLS).choices[0].message
-    assert third.content == f"{NO_MODEL} You said: And now? The tool answered: 9 degrees"
+    assert third.content == RESULT_CAME
 
 
 def test_openai_parallel_calls(scripted: OpenAI, upstream: ScriptedUpstream) -> None:
@@ -391,8 +393,10 @@ def straight(sandbox: Sandbox, text: str, **options: Any) -> list[float]:
 
 def test_openai_embeddings(client: OpenAI, sandbox: Sandbox) -> None:
     """openai-python, which asks for base64 unless told otherwise, gets the vectors, in the length it asked for."""
-    answer = client.embeddings.create(model="mistral-embed", input=["one", "two"], dimensions=5, user="someone")
-    assert [item.embedding for item in answer.data] == [straight(sandbox, text, output_dimension=5) for text in ("one", "two")]
+    answer = client.embeddings.create(model="codestral-embed", input=["one", "two"], dimensions=5, user="someone")
+    assert [item.embedding for item in answer.data] == [
+        straight(sandbox, text, model="codestral-embed", output_dimension=5) for text in ("one", "two")
+    ]
     assert {len(item.embedding) for item in answer.data} == {5}
 
 
@@ -459,7 +463,7 @@ def test_openai_is_told_the_method_that_a_path_takes(client: OpenAI) -> None:
     assert "POST" in caught.value.response.headers["allow"]
 
 
-@pytest.mark.parametrize("path", ["/elsewhere", "/chat/completion"])
+@pytest.mark.parametrize("path", ["/elsewhere", "/some/thing"])
 def test_openai_gets_mistrals_404_for_an_unknown_path(client: OpenAI, path: str) -> None:
     """A path that only Mistral can judge is forwarded, and its 404 comes back."""
     with pytest.raises(openai.NotFoundError, match="no Route matched with those values"):
@@ -480,7 +484,7 @@ def test_async_openai(proxy: Gunicorn, sandbox: Sandbox) -> None:
             return await asyncio.gather(
                 create(model=MODEL, messages=[USER]),
                 streamed(),
-                create(model=MODEL, messages=[USER], tools=TOOLS),
+                create(model=MODEL, messages=[ASKING], tools=TOOLS),
                 client.embeddings.create(model="mistral-embed", input="one"),
             )
 
@@ -541,12 +545,12 @@ def test_mistralai_receives_each_piece_before_the_next_is_sent(proxy: Gunicorn, 
 
 def test_mistralai_tool_loop(mistral: Mistral) -> None:
     """Its tool calls and results go through with the ids that Mistral gave."""
-    messages: list[Any] = [USER]
+    messages: list[Any] = [ASKING]
     answer = mistral.chat.complete(model=MODEL, messages=messages, tools=TOOLS).choices[0].message
     [call] = answer.tool_calls
     messages += [answer, {"role": "tool", "tool_call_id": call.id, "name": "weather", "content": "12 degrees"}]
     answer = mistral.chat.complete(model=MODEL, messages=messages, tools=TOOLS).choices[0].message
-    assert answer.content == f"{SAID} The tool answered: 12 degrees"
+    assert answer.content == RESULT_CAME
 
 
 def test_mistralai_other_endpoints(mistral: Mistral, sandbox: Sandbox) -> None:
@@ -555,11 +559,12 @@ def test_mistralai_other_endpoints(mistral: Mistral, sandbox: Sandbox) -> None:
     with mistral.fim.stream(model="codestral-latest", prompt="Hi", suffix="x") as stream:
         assert "".join(event.data.choices[0].delta.content for event in stream) == SAID
     assert mistral.agents.complete(agent_id="ag:1", messages=[USER]).choices[0].message.content == SAID
-    vectors = mistral.embeddings.create(model="mistral-embed", inputs=["one"], output_dimension=5).data
-    assert vectors[0].embedding == straight(sandbox, "one", output_dimension=5)
-    assert mistral.classifiers.moderate(model="m", inputs=["one", "two"]).results[1].categories["pii"] is False
-    assert mistral.classifiers.moderate_chat(model="m", inputs=[USER]).results[0].categories["pii"] is False
-    assert mistral.classifiers.classify(model="m", inputs=["one"]).results[0]["sandbox"].scores == {NO_MODEL: 1.0}
+    vectors = mistral.embeddings.create(model="codestral-embed", inputs=["one"], output_dimension=5).data
+    assert vectors[0].embedding == straight(sandbox, "one", model="codestral-embed", output_dimension=5)
+    moderation = "mistral-moderation-latest"
+    assert mistral.classifiers.moderate(model=moderation, inputs=["one", "two"]).results[1].categories["pii"] is False
+    assert mistral.classifiers.moderate_chat(model=moderation, inputs=[USER]).results[0].categories["pii"] is False
+    assert mistral.classifiers.classify(model="ft:classifier:1", inputs=["one"]).results[0]["sandbox"].scores == {NO_MODEL: 1.0}
     document: Any = {"type": "document_url", "document_url": "https://example.com/a.pdf"}
     assert mistral.ocr.process(model="mistral-ocr-latest", document=document, pages=[0]).pages[0].markdown == NO_MODEL
     assert MODEL in [model.id for model in mistral.models.list().data]
@@ -665,29 +670,27 @@ def test_langchain_tool_loop_begun_elsewhere(proxy: Gunicorn) -> None:
     with langchain(proxy) as model:
         bound = model.bind_tools([weather])
         first = bound.invoke(messages)
-        assert first.content == f"{SAID} The tool answered: 9 degrees"
-        messages += [first, HumanMessage("And now?")]
+        assert first.content == RESULT_CAME
+        messages += [first, HumanMessage(ASKING["content"])]
         second = bound.invoke(messages)
         [call] = second.tool_calls
         done = weather.invoke(call)
         messages += [second, done]
         third = bound.invoke(messages)
-    assert third.content == f"{NO_MODEL} You said: And now? The tool answered: {done.content}"
+    assert third.content == RESULT_CAME
 
 
 @contextmanager
-def embeddings(proxy: Gunicorn, **options: Any) -> Iterator[OpenAIEmbeddings]:
+def embeddings(proxy: Gunicorn, model: str = "mistral-embed", **options: Any) -> Iterator[OpenAIEmbeddings]:
     with openai.DefaultHttpxClient() as http:
-        yield OpenAIEmbeddings(
-            model="mistral-embed", base_url=f"{proxy.url}/v1", api_key=KEY, max_retries=0, http_client=http, **options
-        )
+        yield OpenAIEmbeddings(model=model, base_url=f"{proxy.url}/v1", api_key=KEY, max_retries=0, http_client=http, **options)
 
 
 def test_langchain_embeddings(proxy: Gunicorn, sandbox: Sandbox) -> None:
     """OpenAIEmbeddings that sends text gets the vectors."""
-    with embeddings(proxy, check_embedding_ctx_length=False, dimensions=5) as model:
+    with embeddings(proxy, "codestral-embed", check_embedding_ctx_length=False, dimensions=5) as model:
         vectors = model.embed_documents(["one", "two"])
-    assert vectors == [straight(sandbox, text, output_dimension=5) for text in ("one", "two")]
+    assert vectors == [straight(sandbox, text, model="codestral-embed", output_dimension=5) for text in ("one", "two")]
 
 
 def test_langchain_embeddings_by_token_ids_name_the_setting(proxy: Gunicorn, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,10 +204,11 @@ def test_openai_prints_why_a_request_without_a_key_is_refused(client: OpenAI) ->
         client.chat.completions.create(model=MODEL, messages=[USER], extra_headers=headers)
 
 
-def test_openai_is_told_what_to_use_instead_of_responses(client: OpenAI) -> None:
+def test_openai_is_told_what_to_use_instead_of_responses(scripted: OpenAI, upstream: ScriptedUpstream) -> None:
     """Where the upstream has no /v1/responses, the 404 names what each kind of client has to say."""
+    upstream.script = json_answer({"message": "no Route matched with those values"}, status=404)
     with pytest.raises(openai.NotFoundError, match=r"^Error code: 404 - ") as caught:
-        client.responses.create(model=MODEL, input="Hi")
+        scripted.responses.create(model=MODEL, input="Hi")
     assert ".chat(model)" in str(caught.value)
     assert 'set_default_openai_api("chat_completions")' in str(caught.value)
 
@@ -302,11 +303,11 @@ def test_openai_streamed_reasoning_before_a_tool_call(scripted: OpenAI, upstream
 
 
 def test_openai_feeds_reasoning_back(scripted: OpenAI, upstream: ScriptedUpstream) -> None:
-    """The answer sent back whole is what Mistral gave; to a model that does not read thoughts it is its text alone."""
+    """The answer sent back whole is what Mistral gave; to a model that is not known to reason it is its text alone."""
     upstream.script = json_answer(completion(content=[thinking("Hm."), text("Yes.")]))
     message = scripted.chat.completions.create(model=THINKER, messages=[USER]).choices[0].message
     messages: list[Any] = [USER, message.model_dump(), {"role": "user", "content": "Why?"}]
-    for model in (THINKER, MODEL):
+    for model in (THINKER, "mistral-large-latest"):
         scripted.chat.completions.create(model=model, messages=messages)
     _, to_thinker, to_other = (request.json() for request in upstream.requests)
     assert to_thinker["messages"][1] == {"role": "assistant", "content": [thinking("Hm."), text("Yes.")], "tool_calls": None}

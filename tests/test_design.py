@@ -82,7 +82,8 @@ FLASK = {
         (("urllib3",), set()),
         (("flask_cors",), {"mistral_filter/proxy/app.py"}),
         (("gevent",), {"mistral_filter/proxy/gunicorn.py", "mistral_filter/proxy/sockets.py"}),
-        (("gunicorn",), {"mistral_filter/proxy/gunicorn.py"}),
+        (("gunicorn",), {"mistral_filter/proxy/gunicorn.py", "mistral_filter/proxy/serve.py"}),
+        (("click",), {f"mistral_filter/command/{name}.py" for name in ("__init__", "check", "explain", "serve")}),
         (("prometheus_client",), {"mistral_filter/proxy/metrics.py"}),
     ],
 )
@@ -113,13 +114,15 @@ def reads_environment(file: Path) -> bool:
 
 def test_the_environment_is_read_in_one_place() -> None:
     """Settings come from one table; gunicorn's own file reads what the platforms set."""
-    assert {name(file) for file in FILES if reads_environment(file)} == {"mistral_filter/proxy/settings.py", "gunicorn.conf.py"}
+    allowed = {"mistral_filter/proxy/settings.py", "mistral_filter/proxy/gunicorn_conf.py"}
+    assert {name(file) for file in FILES if reads_environment(file)} == allowed
 
 
 def test_the_filter_knows_nothing_of_the_proxy() -> None:
-    """Only the proxy and the composition root import the proxy."""
+    """Only the proxy, the command and the composition root import the proxy."""
     found = importers("mistral_filter.proxy")
-    assert {file for file in found if not file.startswith("mistral_filter/proxy/")} == {"app.py", "gunicorn.conf.py"}
+    others = {file for file in found if not file.startswith(("mistral_filter/proxy/", "mistral_filter/command/"))}
+    assert others == {"app.py", "gunicorn.conf.py"}
 
 
 def test_only_the_composition_root_is_above() -> None:

@@ -10,12 +10,14 @@ import pytest
 import records
 import sdk
 
-from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, Array, Object, Tagged, Value
+from mistral_filter.fields import CHAT_FIELDS, EFFORTS, ENDPOINTS, Array, Node, Object, Tagged, Value
 
 USER = {"role": "user", "content": "Hi"}
 HELLO: dict[str, Any] = {"model": "m", "messages": [USER]}
 CALL = {"id": "abcDEF123", "type": "function", "function": {"name": "now", "arguments": "{}"}}
 RESULT = {"role": "tool", "tool_call_id": "abcDEF123", "content": "noon"}
+TOOL_CHOICE = ENDPOINTS["chat"].fields["tool_choice"]
+assert isinstance(TOOL_CHOICE, Object)
 TOOL = {"type": "function", "function": {"name": "now", "parameters": {}}}
 
 
@@ -54,13 +56,13 @@ def test_every_exception_is_needed() -> None:
     assert {line.partition(".")[2] for line in drift.differences(ENDPOINTS)} >= drift.EXCEPTIONS.keys()
 
 
-def changed(path: str, to: Value | None) -> dict[str, Object]:
+def changed(path: str, to: Node | None) -> dict[str, Object]:
     """The tables with the field at ``endpoint.name.name[tag]...`` replaced, or removed when ``to`` is None."""
     endpoint, *names = path.replace("[", ".").replace("]", "").split(".")
     return {**ENDPOINTS, endpoint: _changed(ENDPOINTS[endpoint], names, to)}
 
 
-def _changed(node: Any, names: list[str], to: Value | None) -> Any:
+def _changed(node: Any, names: list[str], to: Node | None) -> Any:
     if not names:
         return to
     if isinstance(node, Array):
@@ -91,9 +93,30 @@ def _changed(node: Any, names: list[str], to: Value | None) -> Any:
         ),
         ("chat.service_tier", Value(choices=("auto", "standard_only", "flex")), "chat.service_tier='flex': gone from the SDK"),
         ("chat.prediction", Value(null=False), "chat.prediction: new keys inside"),
+        ("chat.reasoning_effort", Value(choices=EFFORTS[:-1]), "chat.reasoning_effort='max': new in the SDK"),
+        (
+            "agents.tool_choice",
+            TOOL_CHOICE._replace(choices=("auto", "none", "required")),
+            "agents.tool_choice='any': new in the SDK",
+        ),
+        (
+            "chat.tool_choice",
+            TOOL_CHOICE._replace(choices=(*TOOL_CHOICE.choices, "x")),
+            "chat.tool_choice='x': gone from the SDK",
+        ),
+        (
+            "chat.messages[user].content[image_url].image_url.detail",
+            Value(choices=("low", "high")),
+            "chat.messages[user].content[image_url].image_url.detail='auto': new in the SDK",
+        ),
+        (
+            "chat.response_format.type",
+            Value(null=False, choices=("text", "json_object")),
+            "chat.response_format.type='json_schema': new in the SDK",
+        ),
     ],
 )
-def test_drift_is_reported(path: str, to: Value | None, line: str) -> None:
+def test_drift_is_reported(path: str, to: Node | None, line: str) -> None:
     """A field that is changed in the tables is named by the check, which can therefore fail."""
     assert set(drift.drift(changed(path, to))) - set(drift.drift()) == {line}
 
@@ -145,7 +168,7 @@ def test_classic_is_the_thirteen_fields() -> None:
         ("chat", hello(response_format={"type": "json", "x": 1}), "response_format.x: not permitted"),
         ("chat", hello(tool_choice={"type": "function"}), "tool_choice.function: missing"),
         ("chat", hello(tools=[{"type": "function", "function": {"name": "f"}}]), "tools[0].function.parameters: missing"),
-        ("chat", hello(tools=[{"function": TOOL["function"]}]), "tools[0].type: missing"),
+        ("chat", hello(tools=[{"function": {"name": "f"}}]), "tools[0].function.parameters: missing"),
         ("chat", hello(messages=[{"role": "user", "content": "Hi", "name": "A"}]), "messages[0].name: not permitted"),
         ("chat", hello(messages=[{"content": "Hi"}]), "messages[0].role: missing"),
         ("chat", hello(messages=[{"role": "system", "content": None}]), "messages[0].content: null"),
@@ -187,6 +210,8 @@ def test_the_sdk_judge_refuses_a_chunk_of_unknown_type(kind: str) -> None:
         ("chat", hello(response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": {"$defs": {}}}})),
         ("chat", hello(tools=[TOOL, {"type": "web_search"}, {"type": "code_interpreter"}], tool_choice="required")),
         ("chat", hello(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "now"}})),
+        ("chat", hello(tools=[{"function": TOOL["function"]}])),
+        ("chat", chunk(type="input_audio", input_audio={"data": "AA==", "format": "wav"})),
         ("chat", chat(says(None, tool_calls=[{**CALL, "index": 0}]), {**RESULT, "name": "now"})),
         ("chat", chat(says("Once", prefix=True))),
         ("chat", chunk(type="image_url", image_url="u")),
@@ -224,10 +249,12 @@ def test_the_sdk_judge_accepts(endpoint: str, body: dict[str, Any]) -> None:
         (chat(calls(CALL, CALL), RESULT), "Duplicate tool call id"),
         (hello(tools=[{"type": "function", "function": {"name": "a b", "parameters": {}}}]), "Function name was a b"),
         (
-            chat(calls(CALL), {**RESULT, "content": [{"type": "image_url", "image_url": "u"}]}),
+            chat(calls(CALL), {**RESULT, "content": [{"type": "document_url", "document_url": "u"}]}),
             "Unexpected content chunk types in tool message",
         ),
         (chat(says([{"type": "file", "file_id": "f"}]), USER), "cannot be used in assistant"),
+        (hello(temperature=0, top_p=0.5), "top_p must be 1"),
+        (hello(temperature=0, reasoning_effort="high"), "top_p must be 1"),
     ],
 )
 def test_the_common_judge_refuses(body: dict[str, Any], reason: str) -> None:

@@ -28,13 +28,14 @@ ENDPOINT_OF = {
     "/v1/embeddings": "embeddings",
     "/v1/fim/completions": "fim",
     "/fim/completions": "fim",
+    "/v1/responses": "responses",
+    "/v1/responses/input_tokens": "responses/input_tokens",
 }
 """The paths of the records whose bodies are judged, by hand."""
 
 JUDGED = [record for record in records.load() if record.method == "POST" and record.path in ENDPOINT_OF]
 OTHERS = {
     "/v1/models",
-    "/v1/responses",
     "/v1/completions",
     "/dashboard/billing/subscription",
     "/v1/models/mistral-small-latest",
@@ -71,6 +72,11 @@ def token_ids(body: Json) -> bool:
     return isinstance(given, list) and any(isinstance(item, (int, list)) for item in given)
 
 
+def wrong_size(body: Json) -> bool:
+    """Whether the body asks mistral-embed for embeddings of another size than its own."""
+    return body.get("model") == "mistral-embed" and body.get("dimensions", 1024) != 1024
+
+
 # --------------------------------------------------------------------------------------------------------------- the records
 
 
@@ -82,12 +88,18 @@ def test_every_record_is_judged_or_known_not_to_be() -> None:
 @pytest.mark.parametrize("fields", LISTS)
 @pytest.mark.parametrize("record", JUDGED, ids=str)
 def test_a_record_is_accepted_after_filtering(record: records.Record, fields: str) -> None:
-    """What a real client sends is accepted by Mistral after filtering, in both lists; only token ids are refused."""
+    """What a real client sends is accepted by Mistral after filtering; only token ids and sizes of embeddings are refused."""
     endpoint = ENDPOINT_OF[record.path]
     if endpoint == "embeddings" and token_ids(record.body):
         error = refusal(record.raw, endpoint, fields=fields)
         assert (error.status, error.param) == (400, "input")
         assert "check_embedding_ctx_length" in error.message
+        return
+    if endpoint == "embeddings" and wrong_size(record.body):
+        error = refusal(record.raw, endpoint, fields=fields)
+        assert (error.status, error.code, error.param) == (400, "embedding_dimension", "dimensions")
+        assert "1024" in error.message
+        assert "codestral-embed" in error.message
         return
     body, _ = filtered(record.raw, endpoint, fields=fields)
     assert sdk.accepts(endpoint, body) == []
@@ -111,7 +123,7 @@ def test_some_records_are_refused_as_they_are() -> None:
 def test_current_keeps_every_top_level_field_that_mistral_accepts(record: records.Record) -> None:
     """Under ``current`` a top-level field of the SDK's is only gone if its value was refused, and then it is reported."""
     endpoint = ENDPOINT_OF[record.path]
-    if endpoint == "embeddings" and token_ids(record.body):
+    if endpoint == "embeddings" and (token_ids(record.body) or wrong_size(record.body)):
         return
     body, changes = filtered(record.raw, endpoint, fields="current")
     known = sdk.tree(endpoint).keys()
@@ -473,7 +485,8 @@ def test_numbers_that_are_not_judged_survive_next_to_a_change() -> None:
         b'{"messages":[{"role":"user","content":[{"type":"text","text":"a\\uDE00b"}]}]}',
         b'{"stop":"\\uD83D\\uD83D\\uDE00\\\\ud83d"}',
         b'{"metadata":{"\\ud83d":"\\udc00\\ud83d"}}',
-        b'{"messages":[{"role":"tool","tool_call_id":"abcDEF123","content":"\\ud83d"}],"model":"\xee\x80\x80\\ue001\\ud83d"}',
+        b'{"messages":[{"role":"assistant","tool_calls":[{"id":"abcDEF123","function":{"name":"f","arguments":"{}"}}]},'
+        b'{"role":"tool","tool_call_id":"abcDEF123","content":"\\ud83d"}],"model":"\xee\x80\x80\\ue001\\ud83d"}',
     ],
 )
 def test_a_lone_surrogate_passes_untouched(body: bytes) -> None:

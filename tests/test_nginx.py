@@ -1,4 +1,4 @@
-"""Debian's nginx in front, with ``deploy/nginx.conf`` as it is shipped but for the port."""
+"""Debian's nginx in front, with ``deploy/nginx.conf`` as it is shipped but for the addresses, and mostly without TLS."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
+import ssl
 import threading
 from collections.abc import Callable, Iterator
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 
 import pytest
@@ -24,19 +26,16 @@ daemon off;
 master_process off;
 pid nginx.pid;
 error_log stderr warn;
-events {{}}
-http {{
+events {}
+http {
     access_log off;
     client_body_temp_path bodies;
     proxy_temp_path answers;
     fastcgi_temp_path fastcgi;
     uwsgi_temp_path uwsgi;
     scgi_temp_path scgi;
-    server {{
-        listen 127.0.0.1:{port};
-        include mistral-filter.conf;
-    }}
-}}
+    include mistral-filter.conf;
+}
 """
 
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (apt-get install nginx-light)")
@@ -45,17 +44,30 @@ pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (a
 class Nginx(Server):
     """nginx in the foreground, in a folder of its own."""
 
-    def __init__(self, directory: Path, behind: int) -> None:
+    def __init__(self, directory: Path, behind: int, certificate: tuple[Path, Path] | None = None) -> None:
         self.port = free_port()
         super().__init__(directory, [], directory, {})
-        shipped = (ROOT / "deploy" / "nginx.conf").read_text("utf-8")
-        assert shipped.count("127.0.0.1:8000;") == 2  # the API and /metrics
-        (directory / "mistral-filter.conf").write_text(shipped.replace("127.0.0.1:8000;", f"127.0.0.1:{behind};"))
-        (directory / "nginx.conf").write_text(CONFIG.format(port=self.port))
+        text = (ROOT / "deploy" / "nginx.conf").read_text("utf-8")
+        assert text.count("127.0.0.1:8000;") == 2  # the API and /metrics
+        text = text.replace("127.0.0.1:8000;", f"127.0.0.1:{behind};")
+        listen, tls = ("443 ssl;", re.compile(r"(ssl_certificate(?:_key)?) \S+;"))
+        assert (text.count(listen), len(tls.findall(text))) == (1, 2)
+        text = text.replace(listen, f"127.0.0.1:{self.port}{' ssl' if certificate else ''};")
+        files = dict(zip(("ssl_certificate", "ssl_certificate_key"), certificate or (), strict=False))
+        text = tls.sub(lambda match: f"{match[1]} {files[match[1]]};" if files else "", text)
+        (directory / "mistral-filter.conf").write_text(text)
+        (directory / "nginx.conf").write_text(CONFIG)
+        self._tls = ssl.create_default_context(cafile=certificate[0]) if certificate else None
         self._command = [str(NGINX), "-p", str(directory), "-c", "nginx.conf", "-e", "stderr"]
 
+    def connection(self) -> HTTPConnection:
+        """A connection of a client to nginx."""
+        if self._tls is not None:
+            return HTTPSConnection("127.0.0.1", self.port, timeout=5, context=self._tls)
+        return HTTPConnection("127.0.0.1", self.port, timeout=5)
+
     def _ready(self) -> bool:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection = self.connection()
         try:
             connection.request("GET", "/health")
             return connection.getresponse().status == 200
@@ -213,3 +225,17 @@ def test_connections_to_the_proxy_may_be_shared(nginx: Nginx, upstream: Scripted
             assert (response.json(), response.complete) == ({"turn": turn}, True)
         else:
             assert not response.complete
+
+
+def test_over_tls_the_page_says_https(behind: Gunicorn, certificate: tuple[Path, Path], tmp_path: Path) -> None:
+    """The shipped block with its TLS lines: the base URL that ``/v1`` and the page show has the scheme and port of the client."""
+    with Nginx(tmp_path, behind.port, certificate) as server:
+        connection = server.connection()
+        try:
+            connection.request(
+                "GET", "/", headers={"Accept": "text/html", "X-Forwarded-Proto": "http", "X-Forwarded-Prefix": "/x"}
+            )
+            page = connection.getresponse().read().decode()
+        finally:
+            connection.close()
+    assert f"https://127.0.0.1:{server.port}/v1" in page

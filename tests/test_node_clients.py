@@ -23,7 +23,7 @@ from test_clients import SAID, WORDS, Lockstep, start_proxy, straight
 from test_clients_answers import REFUSALS, THOUGHT
 from upstream import Exchange, ScriptedUpstream, json_answer
 
-from mistral_filter.sandbox import NO_MODEL
+from mistral_filter.sandbox import RESULT_CAME
 
 Json = dict[str, Any]
 Expected = tuple[str, object]
@@ -40,18 +40,21 @@ _NETWORK = re.compile(
 
 VECTORS = object()
 """Stands for the vectors that the stand-in gives without a proxy."""
-TOOL_LOOP = [f"{SAID} The tool answered: 12 degrees", f"{NO_MODEL} You said: And now? The tool answered: 9 degrees"]
-USED_TOOL = f"{SAID} The tool answered: 9 degrees in Paris"
 
 OPENAI: dict[str, Expected] = {
     "plain": ("ok", SAID),
     "changes": ("ok", 'drop;path="user";loss=none'),
     "stream": ("ok", {"text": SAID, "several": True, "usage": True}),
-    "tool loop": ("ok", [TOOL_LOOP[0], {"name": "weather", "arguments": '{"city":"Paris"}'}, TOOL_LOOP[1]]),
-    "tool runner": ("ok", f"{SAID} The tool answered: 9 in Paris"),
+    "tool loop": ("ok", [RESULT_CAME, {"name": "weather", "arguments": '{"city":"Paris"}'}, RESULT_CAME]),
+    "tool runner": ("ok", RESULT_CAME),
     "embeddings as floats": ("ok", VECTORS),
     "dimensions": ("ok", 5),
-    "models": ("ok", ["mistral-small-latest", "magistral-small-latest", "codestral-latest", "mistral-embed"]),
+    "models": ("ok", True),
+    "responses": ("ok", {"output_text": SAID, "status": "completed", "usage": True}),
+    "responses in a stream": ("ok", {"output_text": SAID, "several": True, "same": True}),
+    "responses tool loop": ("ok", ["weather", '{"city":"Paris"}', RESULT_CAME]),
+    "responses reasoning": ("ok", ["reasoning", THOUGHT, SAID]),
+    "responses state": ("BadRequestError", re.compile("400 previous_response_id: .*")),
     "no such path": ("NotFoundError", re.compile("404 Mistral has no /v1/completions. Use /v1/chat/completions .*")),
     "conversation refused": ("BadRequestError", "400 Conversation must have at least one message"),
     "token ids": ("BadRequestError", re.compile("400 input: Mistral embeds text, not token ids. .*")),
@@ -60,12 +63,24 @@ OPENAI: dict[str, Expected] = {
 AI: dict[str, Expected] = {
     "plain": ("ok", {"text": SAID, "finishReason": "stop", "usage": True}),
     "stream": ("ok", {"text": SAID, "several": True, "finishReason": "stop"}),
-    "tool loop": ("ok", [TOOL_LOOP[0], [["weather", {"city": "Paris"}]], f"{TOOL_LOOP[1]} in Paris"]),
-    "tool loop in a stream": ("ok", USED_TOOL),
+    "tool loop": ("ok", [RESULT_CAME, [["weather", {"city": "Paris"}]], RESULT_CAME]),
+    "tool loop in a stream": ("ok", RESULT_CAME),
     "PDF": ("ok", SAID),
     "embeddings": ("ok", VECTORS),
 }
-REQUESTS: dict[str, dict[str, Expected]] = {"openai": OPENAI, "ai-openai": AI, "ai-compatible": AI, "ai-mistral": AI}
+AI_RESPONSES: dict[str, Expected] = {
+    "responses": ("ok", {"text": SAID, "finishReason": "stop", "usage": True}),
+    "responses in a stream": ("ok", {"text": SAID, "several": True, "finishReason": "stop"}),
+    "responses tool loop": ("ok", [["9 degrees in Paris"], RESULT_CAME]),
+    "responses tool loop in a stream": ("ok", [2, RESULT_CAME]),
+    "responses reasoning": ("ok", SAID),
+}
+REQUESTS: dict[str, dict[str, Expected]] = {
+    "openai": OPENAI,
+    "ai-openai": {**AI, **AI_RESPONSES},
+    "ai-compatible": AI,
+    "ai-mistral": AI,
+}
 """By client: what needs requests that Mistral accepts."""
 
 ERRORS = {f"error {name}": (refusal.raises.__name__, re.compile(refusal.text)) for name, refusal in REFUSALS.items()}
@@ -91,7 +106,6 @@ ANSWERS: dict[str, dict[str, Expected]] = {
         # This provider reads no reasoning from chat completions.
         "reasoning": ("ok", {"text": SAID}),
         "reasoning in a stream": ("ok", {"text": SAID}),
-        "responses": ("APICallError", re.compile(r".*\.chat\(model\).*")),
     },
     "ai-compatible": {**AI_ERRORS, "reasoning": ("ok", BOTH), "reasoning in a stream": ("ok", BOTH)},
     "ai-mistral": {

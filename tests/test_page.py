@@ -8,6 +8,7 @@ import re
 import subprocess
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from hashlib import sha256
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -16,17 +17,26 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from test_places import bodies
 from werkzeug.test import TestResponse
 
 from mistral_filter import __version__, filter_body
-from mistral_filter.fields import CHAT_FIELDS
-from mistral_filter.proxy.page import create_page
+from mistral_filter.errors import MistralFilterError
+from mistral_filter.explain import explain
+from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS
+from mistral_filter.proxy import page as page_package
+from mistral_filter.proxy.page import LANGUAGES, create_page
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 UPSTREAMS = {"": "https://api.mistral.ai", "codestral": "https://codestral.mistral.ai"}
 OWN = "http://server.internal:8000"
 ROOT = "https://chat.example.com/mistral"
 NOTHING: Mapping[str, str] = {}
+FILES = Path(page_package.__file__).parent
+TEXTS = {language: json.loads((FILES / f"{language}.json").read_text("utf-8")) for language in LANGUAGES}
+CLIENTS = json.loads((FILES / "clients.json").read_text("utf-8"))
+SAMPLES = json.loads((FILES / "samples.json").read_text("utf-8"))
+CHINESE = "zh-CN,zh;q=0.9,en;q=0.8"
 AT_ROOT = {"HTTP_HOST": "chat.example.com", "HTTP_X_FORWARDED_PROTO": "https", "SCRIPT_NAME": "/mistral"}
 
 
@@ -37,12 +47,17 @@ def make_app(**options: Any) -> Flask:
 
 
 def get(
-    environ: Mapping[str, str] = NOTHING, *, accept: str = BROWSER, method: str = "GET", app: Flask | None = None
+    environ: Mapping[str, str] = NOTHING,
+    *,
+    accept: str = BROWSER,
+    method: str = "GET",
+    app: Flask | None = None,
+    path: str = "/",
 ) -> TestResponse:
-    """``/`` as a server named ``OWN`` answers it; *environ* are further WSGI variables, headers among them."""
+    """*path* as a server named ``OWN`` answers it; *environ* are further WSGI variables, headers among them."""
     own = {"SERVER_NAME": "server.internal", "SERVER_PORT": "8000", "HTTP_HOST": "", "HTTP_ACCEPT": accept}
     client = (app or make_app()).test_client()
-    return client.open("/", method=method, environ_overrides={**own, **environ})
+    return client.open(path, method=method, environ_overrides={**own, **environ})
 
 
 def base_url(environ: Mapping[str, str]) -> str:
@@ -55,7 +70,7 @@ def base_url(environ: Mapping[str, str]) -> str:
 class Page(HTMLParser):
     """The parts of a page that tests look at; fails on tags that do not match, and on what no page of ours may hold."""
 
-    VOID = ("meta",)
+    VOID = ("meta", "input")
 
     def __init__(self, response: TestResponse) -> None:
         super().__init__()
@@ -63,8 +78,11 @@ class Page(HTMLParser):
         self.elements: list[tuple[str, dict[str, str]]] = []
         self.text = ""
         self.snippets: list[str] = []
-        self.rows: list[tuple[str, str, list[str]]] = []
-        """Of each row of a table's body: its head, its text, its codes."""
+        self.inside: dict[str, str] = {}
+        """The text of each element that has an id."""
+        self.clients: dict[str, list[str]] = {}
+        """The settings of each client."""
+        self._ids: list[str] = []
         self.feed(response.text)
         self.close()
         assert self.open == [], "elements that are never closed"
@@ -72,33 +90,36 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         names = [name for name, _ in attrs]
         assert len(set(names)) == len(names), f"an attribute twice on {tag}"
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in self.VOID:
-            self.open.append(tag)
+        attributes = {name: value or "" for name, value in attrs}
+        self.elements.append((tag, attributes))
+        self.inside.setdefault(attributes.get("id", ""), "")
+        if tag in self.VOID:
+            return
+        self.open.append(tag)
+        self._ids.append(attributes.get("id", ""))
         if tag == "pre":
             self.snippets.append("")
-        if tag == "tr" and "tbody" in self.open:
-            self.rows.append(("", "", []))
-        if tag == "code" and "td" in self.open:
-            self.rows[-1][2].append("")
+            for client in self._clients():
+                self.clients.setdefault(client, []).append("")
 
     def handle_endtag(self, tag: str) -> None:
         assert [tag] == self.open[-1:], f"</{tag}> closes something else"
         self.open.pop()
+        self._ids.pop()
 
     def handle_data(self, data: str) -> None:
-        if "style" in self.open:
+        for name in filter(None, self._ids):
+            self.inside[name] += data
+        if "style" in self.open or "script" in self.open:
             return
         self.text += data
         if "pre" in self.open:
             self.snippets[-1] += data
-        if "th" in self.open and "tbody" in self.open:
-            self.rows[-1] = (self.rows[-1][0] + data, *self.rows[-1][1:])
-        if "td" in self.open:
-            head, text, codes = self.rows[-1]
-            if "code" in self.open:
-                codes[-1] += data
-            self.rows[-1] = (head, text + data, codes)
+            for client in self._clients():
+                self.clients[client][-1] += data
+
+    def _clients(self) -> list[str]:
+        return [name.removeprefix("client-") for name in self._ids if name.startswith("client-")]
 
     def of(self, tag: str) -> Iterator[dict[str, str]]:
         return (attributes for name, attributes in self.elements if name == tag)
@@ -114,12 +135,6 @@ def arguments(snippet: str) -> list[str]:
     output = subprocess.run(["sh", "-c", script], env={"MISTRAL_API_KEY": "KEY"}, capture_output=True, check=True)
     assert output.stderr == b""
     return output.stdout.decode().split("\0")[:-1]
-
-
-def setting(page: Page, client: str) -> tuple[str, list[str]]:
-    """The text and the codes that the table has for *client*."""
-    (found,) = ((text, codes) for head, text, codes in page.rows if client in head)
-    return found
 
 
 # ------------------------------------------------------------------------------------------------------- HTML or JSON
@@ -195,6 +210,19 @@ def test_nothing_can_be_sent_to_the_page() -> None:
         ({"HTTP_X_FORWARDED_PROTO": "http", "wsgi.url_scheme": "https"}, OWN),
         ({"HTTP_X_FORWARDED_PROTO": "javascript"}, OWN),
         ({"HTTP_X_FORWARDED_PROTO": "https://evil.example/"}, OWN),
+        ({"HTTP_X_FORWARDED_PREFIX": "/ai"}, f"{OWN}/ai"),
+        ({"HTTP_X_FORWARDED_PREFIX": "/ai/"}, f"{OWN}/ai"),
+        ({"HTTP_X_FORWARDED_PREFIX": "/team/ai, /inner"}, f"{OWN}/team/ai"),
+        ({"HTTP_X_FORWARDED_PREFIX": "/ai", "SCRIPT_NAME": "/mount"}, f"{OWN}/ai/mount"),
+        ({"HTTP_X_FORWARDED_PREFIX": "/ai", "SCRIPT_NAME": "/ai"}, f"{OWN}/ai"),
+        ({"HTTP_X_FORWARDED_PREFIX": "/ai", "SCRIPT_NAME": "/ai/mount"}, f"{OWN}/ai/mount"),
+        ({"HTTP_X_FORWARDED_PREFIX": "/"}, OWN),
+        ({"HTTP_X_FORWARDED_PREFIX": "ai"}, OWN),
+        ({"HTTP_X_FORWARDED_PREFIX": "//evil.example"}, OWN),
+        ({"HTTP_X_FORWARDED_PREFIX": "/a/../b"}, OWN),
+        ({"HTTP_X_FORWARDED_PREFIX": "/<script>"}, OWN),
+        ({"HTTP_X_FORWARDED_PREFIX": "/'x"}, OWN),
+        ({"HTTP_X_FORWARDED_PREFIX": "/" + "a" * 300}, OWN),
         ({"SCRIPT_NAME": "/pre/fix"}, f"{OWN}/pre/fix"),
         ({"SCRIPT_NAME": "/pre/"}, f"{OWN}/pre"),
         ({"SCRIPT_NAME": "/\u00c3\u00a9 '\"<"}, f"{OWN}/%C3%A9%20%27%22%3C"),
@@ -276,6 +304,7 @@ def test_long_hosts_are_judged_quickly() -> None:
     """The pattern of a host has no input on which it takes long."""
     for host in ("a" * 60_000, "a." * 30_000, "a-" * 30_000 + "!", "1" * 60_000 + ":"):
         assert base_url({"HTTP_X_FORWARDED_HOST": host}) == f"{OWN}/v1"
+        assert base_url({"HTTP_X_FORWARDED_PREFIX": "/" + host}) == f"{OWN}/v1"
 
 
 @pytest.mark.parametrize(
@@ -292,7 +321,8 @@ def test_long_hosts_are_judged_quickly() -> None:
 def test_plain_http_is_warned_of(address: str, warned: bool) -> None:
     """The page says that keys travel unencrypted, except over TLS and to this machine."""
     scheme, _, host = address.partition("://")
-    assert ("unencrypted" in get({"HTTP_HOST": host, "HTTP_X_FORWARDED_PROTO": scheme}).text) is warned
+    page = Page(get({"HTTP_HOST": host, "HTTP_X_FORWARDED_PROTO": scheme}))
+    assert ("unencrypted" in page.text) is ("plain" in page.inside) is warned
 
 
 # --------------------------------------------------------------------------------------------------------------- safety
@@ -303,38 +333,53 @@ def test_the_security_headers(accept: str) -> None:
     """Nothing may be loaded, framed, submitted, sniffed, referred to or kept; and there is no cookie."""
     headers = get(accept=accept).headers
     policy = dict(part.strip().partition(" ")[::2] for part in headers["Content-Security-Policy"].split(";"))
-    assert set(policy) == {"default-src", "style-src", "base-uri", "form-action", "frame-ancestors"}
-    assert {value for name, value in policy.items() if name != "style-src"} == {"'none'"}
+    assert re.fullmatch("'sha256-[A-Za-z0-9+/=]{44}'", policy.pop("style-src"))
+    assert re.fullmatch("'sha256-[A-Za-z0-9+/=]{44}'", policy.pop("script-src"))
+    assert policy.pop("connect-src") == "'self'"
+    assert policy.pop("require-trusted-types-for") == "'script'"  # no text can become markup
+    assert set(policy) == {"default-src", "trusted-types", "base-uri", "form-action", "frame-ancestors"}
+    assert set(policy.values()) == {"'none'"}
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["X-Frame-Options"] == "DENY"
     assert headers["Referrer-Policy"] == "no-referrer"
     assert headers["Cache-Control"] == "no-store"
-    assert headers["Vary"] == "Accept, X-Forwarded-Host, X-Forwarded-Proto"
+    assert headers["Vary"] == "Accept, Accept-Language, X-Forwarded-Host, X-Forwarded-Prefix, X-Forwarded-Proto"
     assert "Set-Cookie" not in headers
 
 
-def test_the_policy_allows_this_style_sheet_and_no_other() -> None:
-    """style-src is the hash of the one style element as it is served, with no word more."""
-    response = get(AT_ROOT)
-    (style,) = re.findall(r"<style>(.*?)</style>", response.text, re.DOTALL)
-    digest = b64encode(sha256(style.encode()).digest()).decode()
-    assert f"style-src 'sha256-{digest}';" in response.headers["Content-Security-Policy"]
+@pytest.mark.parametrize("language", ["en", CHINESE])
+@pytest.mark.parametrize(("tag", "directive"), [("<style>", "style-src"), ('<script type="module">', "script-src")])
+def test_the_policy_allows_this_text_and_no_other(tag: str, directive: str, language: str) -> None:
+    """Each is the hash of the one style element or script as it is served, with no word more."""
+    response = get({**AT_ROOT, "HTTP_ACCEPT_LANGUAGE": language})
+    (text,) = re.findall(f"{tag}(.*?)</", response.text, re.DOTALL)
+    digest = b64encode(sha256(text.encode()).digest()).decode()
+    assert f"{directive} 'sha256-{digest}';" in response.headers["Content-Security-Policy"]
     assert "unsafe" not in response.headers["Content-Security-Policy"]
 
 
 def test_the_page_needs_nothing_from_elsewhere() -> None:
-    """No scripts, images, forms, style attributes or style sheets; links lead here or, unreferred, to Mistral."""
+    """No images, style attributes, handlers or foreign scripts; links lead here or, unreferred, to Mistral."""
     page = Page(get(AT_ROOT))
-    assert not {"script", "link", "img", "iframe", "object", "form", "base", "svg"} & {tag for tag, _ in page.elements}
+    assert not {"link", "img", "iframe", "object", "base", "svg"} & {tag for tag, _ in page.elements}
+    assert [script["type"] for script in page.of("script")] == ["application/json", "module"]
     for _, attributes in page.elements:
-        assert not [name for name in attributes if name in ("style", "src", "srcset") or name.startswith("on")]
-    links = list(page.of("a"))
-    assert len(links) >= 3
-    for link in links:
+        assert not [name for name in attributes if name in ("style", "src", "srcset", "action") or name.startswith("on")]
+    for link in page.of("a"):
         outside = re.match(r"https://(docs|console)\.mistral\.ai/", link["href"])
-        assert link["rel"] == "noreferrer" if outside else link["href"] == f"{ROOT}/health"
-    style = get().text.partition("<style>")[2].partition("</style>")[0]
-    assert not re.search(r"url\(|@import|@font-face", style)
+        own = link["href"] in (f"{ROOT}/health", "?lang=zh") or link["href"].removeprefix("#") in page.inside
+        assert link["rel"] == "noreferrer" if outside else own
+    text = "".join((FILES / name).read_text("utf-8") for name in ("page.css", "page.js", "page.html"))
+    assert not re.search(
+        r"url\(|@import|@font-face|innerHTML|insertAdjacent|document\.write|eval\(|https?://(?!console|docs)", text
+    )
+
+
+def test_what_the_script_is_given_cannot_end_its_element() -> None:
+    """The data for the script is JSON in which no < stands as itself."""
+    page = Page(get({**AT_ROOT, "SCRIPT_NAME": "/</script><b>"}))
+    assert "<" not in page.inside["data"]
+    assert json.loads(page.inside["data"])["root"].startswith("https://chat.example.com/")
 
 
 def test_settings_are_escaped() -> None:
@@ -347,55 +392,148 @@ def test_settings_are_escaped() -> None:
 # -------------------------------------------------------------------------------------------------------- what it says
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize(
     "options", [{}, {"fields": "current"}, {"upstreams": {}, "own_key": False, "translate": False, "strict": True}]
 )
-def test_the_page_is_proper_html(options: dict[str, Any]) -> None:
+def test_the_page_is_proper_html(options: dict[str, Any], language: str) -> None:
     """Tags match, ids are unique, sections are labelled, headings leave no level out, the landmarks are there, once."""
-    page = Page(get(AT_ROOT, app=make_app(**options)))
+    page = Page(get({**AT_ROOT, "HTTP_ACCEPT_LANGUAGE": language}, app=make_app(**options)))
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(set(ids)) == len(ids)
-    assert [section["aria-labelledby"] for section in page.of("section")] == ids
+    assert [section["id"] for section in page.of("section")] == ["start", "inspector", "try"]
+    assert all(section["aria-label"] for section in page.of("section"))
     tags = [tag for tag, _ in page.elements]
     assert [tags.count(tag) for tag in ("html", "head", "title", "body", "header", "main", "footer", "h1")] == [1] * 8
     levels = [int(tag[1]) for tag in tags if re.fullmatch("h[1-6]", tag)]
     assert all(after <= before + 1 for before, after in pairwise(levels))
-    assert next(page.of("html")) == {"lang": "en"}
+    assert next(page.of("html")) == {"lang": "zh-Hans" if language == "zh" else "en"}
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in list(page.of("meta"))
     assert all(head["scope"] in ("row", "col") for head in page.of("th"))
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("fields", CHAT_FIELDS)
-def test_the_page_is_small(fields: str) -> None:
-    """With a long name and several upstreams the page stays below 14 KB, what a server sends before it waits for an answer."""
+def test_the_page_is_small(fields: str, language: str) -> None:
+    """With a long name and several upstreams the page, script and style included, stays below 60 KB."""
     upstreams = {"": UPSTREAMS[""], **{f"upstream-{n}": f"https://upstream-{n}.example.com" for n in range(4)}}
-    response = get({"HTTP_HOST": "a-rather-long-name.apps.example.com"}, app=make_app(fields=fields, upstreams=upstreams))
-    assert 4_000 < len(response.data) < 14_000
+    environ = {"HTTP_HOST": "a-rather-long-name.apps.example.com", "HTTP_ACCEPT_LANGUAGE": language}
+    assert 10_000 < len(get(environ, app=make_app(fields=fields, upstreams=upstreams)).data) < 60 * 1024
 
 
 def test_colours_can_be_told_apart() -> None:
-    """Every text colour has a contrast of 4.5 or more (WCAG AA) on both backgrounds, light and dark."""
+    """Every text colour has a contrast of 4.5 or more (WCAG AA) on each of its backgrounds, light and dark."""
 
     def luminance(colour: str) -> float:
         parts = [int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)]
         red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
         return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
-    schemes = [dict(re.findall(r"--(\w+): #([0-9a-f]{6})", line)) for line in get().text.splitlines() if ":root" in line]
+    style = (FILES / "page.css").read_text("utf-8")
+    schemes = [dict(re.findall(r"--(\w+): #([0-9a-f]{6})", block)) for block in re.findall(r":root \{(.*?)\}", style, re.DOTALL)]
     assert len(schemes) == 2
+    assert schemes[0].keys() == schemes[1].keys()
+    pairs = [(text, ground) for text in ("ink", "soft", "link", "good", "warn", "bad") for ground in ("paper", "code")]
+    pairs += [(text, f"{loss}bg") for loss in ("good", "warn", "bad") for text in ("ink", loss)]
+    pairs += [("on", "fill"), ("paper", "bad")]
     for scheme in schemes:
-        for text in ("ink", "soft", "link"):
-            for ground in ("paper", "code"):
-                light, dark = sorted((luminance(scheme[text]), luminance(scheme[ground])), reverse=True)
-                assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, ground)
+        for text, ground in pairs:
+            light, dark = sorted((luminance(scheme[text]), luminance(scheme[ground])), reverse=True)
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, ground)
+
+
+# ----------------------------------------------------------------------------------------------------------- languages
+
+
+@pytest.mark.parametrize(
+    ("accepted", "path", "expected"),
+    [
+        (CHINESE, "/", "zh"),
+        ("zh-TW", "/", "zh"),
+        ("zh-Hans-CN", "/", "zh"),
+        ("fr, zh;q=0.5", "/", "zh"),
+        ("en-GB,en;q=0.9,zh;q=0.8", "/", "en"),
+        ("fr", "/", "en"),
+        ("", "/", "en"),
+        ("*", "/", "en"),
+        ("}{;q=x", "/", "en"),
+        ("en", "/?lang=zh", "zh"),
+        (CHINESE, "/?lang=en", "en"),
+        (CHINESE, "/?lang=<b>", "zh"),
+    ],
+)
+def test_the_language_is_the_readers(accepted: str, path: str, expected: str) -> None:
+    """Accept-Language decides, the switch overrides it, and English is for readers of neither."""
+    page = Page(get({"HTTP_ACCEPT_LANGUAGE": accepted}, path=path))
+    assert TEXTS[expected]["lead"] in page.text
+    (switch,) = (link for link in page.of("a") if link["href"].startswith("?lang="))
+    assert switch["href"] == ("?lang=en" if expected == "zh" else "?lang=zh")
+
+
+def test_both_languages_say_the_same() -> None:
+    """Every text is there in both, with the same places for values and the same code in it; Chinese ones are Chinese."""
+
+    def leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+        if isinstance(value, str):
+            yield path, value
+            return
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(item, f"{path}.{key}")
+
+    english, chinese = ({**TEXTS[language]} for language in LANGUAGES)
+    assert english.pop("reasons") == {}  # they are written in English
+    reasons = chinese.pop("reasons")
+    texts, translated = dict(leaves(english)), dict(leaves(chinese))
+    assert list(texts) == list(translated)
+    for path, text in texts.items():
+        for pattern in (r"\{\d?\}", r"`[^`]+`"):
+            assert sorted(re.findall(pattern, text)) == sorted(re.findall(pattern, translated[path])), path
+    chinese_only = [text for path, text in translated.items() if path not in (".other_language", ".main_upstream")]
+    assert [text for text in [*chinese_only, *reasons.values()] if not re.search("[\u4e00-\u9fff]", text)] == []
+
+
+def test_most_reasons_have_a_chinese_form() -> None:
+    """Over the bodies of the rules and of the recorded clients, most are in the table; the others are shown in English."""
+    reasons = TEXTS["zh"]["reasons"]
+    given: list[str] = []
+    for body, endpoint, options in bodies():
+        with suppress(MistralFilterError):
+            given += [change.reason for change in filter_body(json.dumps(body).encode(), endpoint, **options).changes]
+    assert len(given) > 300
+    parts = [reason.split(": ") for reason in given]
+    assert sum(all(part in reasons for part in split) for split in parts) > 0.5 * len(given)
+    known = {part for split in parts for part in split}
+    assert len(reasons.keys() - known) < 0.3 * len(reasons)  # few have outlived the rule that gave them
+
+
+def test_no_text_is_left_over() -> None:
+    """Each text is used by the template or by the script, and they use no other."""
+    html, script = ((FILES / name).read_text("utf-8") for name in ("page.html", "page.js"))
+    used = set(re.findall(r"\bt\.(\w+)", html)) | {f"group_{group['id']}" for group in CLIENTS["groups"]}
+    assert used | {"js", "reasons"} == TEXTS["en"].keys()
+    assert set(re.findall(r"\bt\.(\w+)", script)) == TEXTS["en"]["js"].keys()
+
+
+# ------------------------------------------------------------------------------------------------------------ contents
 
 
 def test_each_upstream_has_a_base_url() -> None:
     """The page shows the base URL of the main upstream first, and one for each named one, with where it leads."""
     page = Page(get(AT_ROOT))
     assert page.snippets[0] == f"{ROOT}/v1"
-    assert setting(page, "codestral") == (f"{ROOT}/codestral/v1", [f"{ROOT}/codestral/v1"])
-    assert "Further upstreams" not in get(app=make_app(upstreams={"": UPSTREAMS[""]})).text
+    assert f"codestral (https://codestral.mistral.ai){ROOT}/codestral/v1" in page.text
+    assert "upstream" in page.inside
+    alone = Page(get(app=make_app(upstreams={"": UPSTREAMS[""]})))
+    assert "Further upstreams" not in alone.text
+    assert "upstream" not in alone.inside
+
+
+@pytest.mark.parametrize("named", ["sandbox", "codestral"])
+def test_the_hint_at_the_stand_in_is_for_servers_that_have_it(named: str) -> None:
+    """Its keys are only told where it can be asked."""
+    assert ("stand-in" in Page(get(app=make_app(upstreams={**UPSTREAMS, named: "http://127.0.0.1:8001"}))).text) is (
+        named == "sandbox"
+    )
 
 
 def test_the_curl_snippet_can_be_pasted() -> None:
@@ -426,42 +564,111 @@ def test_the_python_snippet_can_be_pasted() -> None:
     ]
 
 
-def test_every_client_has_a_setting() -> None:
-    """Each row names its clients and what to set, and whoever needs another form than ``…/v1`` is given that."""
-    page = Page(get(AT_ROOT))
-    assert len(page.rows) > 10
-    assert all(head.strip() and codes and all(codes) for head, _, codes in page.rows)
-    for client in ("NextChat", "Cherry Studio"):
-        assert setting(page, client)[1][0] == ROOT
-    assert setting(page, "own SDKs")[1][0] == f'server_url="{ROOT}"'
-    for client in ("TypingMind", "Immersive Translate"):
-        assert setting(page, client)[1] == [f"{ROOT}/v1/chat/completions"]
-    for client in ("Cline", "Roo", "LibreChat", "Open WebUI", "SillyTavern"):
-        assert setting(page, client)[1] == [f"{ROOT}/v1"]
-    assert setting(page, "AI SDK")[1] == [f'createOpenAI({{baseURL: "{ROOT}/v1"}}).chat("mistral-small-latest")']
-    assert 'set_default_openai_api("chat_completions")' in setting(page, "openai-agents")[1]
-    assert "is_chat_model=True" in setting(page, "LlamaIndex")[1]
+ISSUE = (
+    "Cursor, Codex CLI, Continue, Cline, Roo, opencode, Zed, NextChat, LobeChat, Cherry Studio, Chatbox, Open WebUI, LibreChat, "
+    "SillyTavern, TypingMind, Immersive Translate, openai, LangChain, LlamaIndex, LiteLLM, AI SDK, openai-agents, pydantic-ai"
+).split(", ")
+"""The clients that have to be there."""
 
 
-def test_the_readme_names_no_client_that_the_page_does_not() -> None:
-    """The table of clients here has every name of README.md's."""
-    readme = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
-    table = re.findall(r"^\| ([^|]+) \|", readme.partition("## Clients")[2].partition("\n## ")[0], re.MULTILINE)[1:]
-    heads = " ".join(head for head, _, _ in Page(get()).rows).replace("\u2019", "'")
-    names = [name.strip() for row in table for name in re.sub(r" \(.*?\)|`", "", row).split(",")]
-    assert len(names) > 10
-    assert [name for name in names if name not in heads] == []
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_client_has_a_tab_with_its_setting(language: str) -> None:
+    """Each client has a link to its panel, a setting that is complete, and what is known of it; none is forgotten."""
+    page = Page(get({**AT_ROOT, "HTTP_ACCEPT_LANGUAGE": language}))
+    clients = [client for group in CLIENTS["groups"] for client in group["clients"]]
+    names = [client["name"] for client in clients]
+    assert [name for name in ISSUE if not any(known.startswith(name) for known in names)] == []
+    assert list(page.clients) == [client["id"] for client in clients]
+    for client in clients:
+        assert {"href": f"#client-{client['id']}"} in list(page.of("a"))
+        assert f"{ROOT}" in "".join(page.clients[client["id"]])
+        text = page.inside[f"client-{client['id']}"]
+        assert client["notes"][language]
+        assert all(note.replace("`", "") in text for note in client["notes"][language])
+    assert not re.search(r"\{(base|root|model)\}", "".join(page.snippets))
+
+
+def test_clients_that_need_another_form_are_given_that() -> None:
+    """Without /v1, with the whole path, or with what else a client needs (CLIENTS table of 2026-11-27)."""
+    clients = Page(get(AT_ROOT)).clients
+    assert clients["nextchat"][0] == clients["cherry-studio"][0] == ROOT
+    assert clients["mistralai"][0] == f'Mistral(server_url="{ROOT}", api_key=KEY)'
+    assert clients["typingmind"][0] == clients["immersive-translate"][0] == f"{ROOT}/v1/chat/completions"
+    for name in ("cline", "roo", "open-webui", "sillytavern", "cursor", "chatbox", "lobechat"):
+        assert clients[name][0] == f"{ROOT}/v1"
+    assert f'createOpenAI({{baseURL: "{ROOT}/v1", apiKey: KEY}}).chat("mistral-small-latest")' in clients["ai-sdk"]
+    assert 'set_default_openai_api("chat_completions")' in clients["openai-agents"]
+    assert "is_chat_model=True" in clients["llamaindex"][0]
+    assert "check_embedding_ctx_length=False" in clients["langchain"][1]
+    assert json.loads(clients["opencode"][0])["provider"]["mistral-filter"]["options"]["baseURL"] == f"{ROOT}/v1"
+    assert json.loads(clients["zed"][0])["language_models"]["openai_compatible"]["Mistral Filter"]["api_url"] == f"{ROOT}/v1"
+    assert f'base_url = "{ROOT}/v1"' in clients["codex"][0]
+    assert 'wire_api = "responses"' in clients["codex"][0]
+
+
+def test_the_clients_are_one_table() -> None:
+    """clients.json has one form throughout: others read it, too."""
+    assert CLIENTS.keys() == {"checked", "model", "groups"}
+    for group in CLIENTS["groups"]:
+        assert group.keys() == {"id", "clients"}
+        for client in group["clients"]:
+            assert client.keys() == {"id", "name", "settings", "notes"}
+            assert re.fullmatch("[a-z0-9-]+", client["id"])
+            assert list(client["notes"]) == list(LANGUAGES)
+            assert len({len(notes) for notes in client["notes"].values()}) == 1
+            for setting in client["settings"]:
+                assert setting.keys() == {"label", "code"}
+                assert setting["label"] is None or list(setting["label"]) == list(LANGUAGES)
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample["id"])
+def test_every_sample_shows_changes(sample: dict[str, Any]) -> None:
+    """The inspector's samples are bodies in which the filter changes several things, none of them refused."""
+    endpoint = sample["endpoint"] if sample["endpoint"] in ENDPOINTS else "chat"
+    explanation = explain(json.dumps(sample["body"]).encode(), endpoint)
+    assert explanation.error is None
+    assert len(explanation.changes) >= 3
+
+
+def test_the_inspector_offers_every_endpoint_and_list() -> None:
+    """It takes them from the tables, and begins with the list in use."""
+    page = Page(get(app=make_app(fields="current")))
+    assert page.inside["endpoint"] == "".join(ENDPOINTS)
+    assert page.inside["list"] == "".join(CHAT_FIELDS)
+    assert [option for option in page.of("option") if "selected" in option] == [{"selected": ""}]
+    assert "<option selected>current</option>" in get(app=make_app(fields="current")).text
+
+
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("/explain/chat", f"{ROOT}/?endpoint=chat#inspector"),
+        ("/explain/chat/moderations", f"{ROOT}/?endpoint=chat/moderations#inspector"),
+        ("/explain/nothing", f"{ROOT}/#inspector"),
+        ("/explain", f"{ROOT}/?endpoint=chat#inspector"),
+    ],
+)
+def test_explain_in_a_browser_leads_to_the_inspector(path: str, target: str) -> None:
+    """A browser that opens the address of /explain gets the page instead of an error."""
+    response = get(AT_ROOT, path=path)
+    assert (response.status_code, response.headers["Location"]) == (303, target)
+
+
+def test_explain_tells_a_program_that_it_takes_post() -> None:
+    """A GET by what is no browser is a 405 that allows POST."""
+    response = get(AT_ROOT, accept="*/*", path="/explain/chat")
+    assert (response.status_code, response.headers["Allow"]) == (405, "POST, OPTIONS")
 
 
 @pytest.mark.parametrize("fields", CHAT_FIELDS)
 def test_the_lists_are_the_ones_in_use(fields: str) -> None:
     """What the page calls kept is the list in use, and what it calls dropped is what the filter drops."""
-    text = Page(get(app=make_app(fields=fields))).text
-    lists = text.partition(f"the list “{fields}”")[2]
-    kept, _, dropped, *_ = re.split("Translated|Everything else, such as|Mistral takes some|And yours", lists)
-    assert kept.split() == list(CHAT_FIELDS[fields].fields)
-    assert len(dropped.split()) >= 5
-    body = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], **dict.fromkeys(dropped.split(), 7)}
+    page = Page(get(app=make_app(fields=fields)))
+    kept, dropped = page.inside["kept"].split(), page.inside["dropped"].removeprefix(TEXTS["en"]["everything_else"]).split()
+    assert f"the list “{fields}”" in page.text
+    assert kept == list(CHAT_FIELDS[fields].fields)
+    assert len(dropped) >= 5
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], **dict.fromkeys(dropped, 7)}
     assert sorted(json.loads(filter_body(json.dumps(body).encode(), "chat", fields=fields).body)) == ["messages", "model"]
 
 
@@ -470,18 +677,36 @@ def test_settings_change_the_lists() -> None:
     app = make_app(allow=["n", "presence_penalty"], drop=["safe_prompt", "n"])
     summary = json.loads(get(accept="*/*", app=app).data)
     assert summary["fields"] == [*list(CHAT_FIELDS["classic"].fields)[:-1], "presence_penalty"]
-    dropped = Page(get(app=app)).text.partition("Everything else, such as")[2].split()
+    dropped = Page(get(app=app)).inside["dropped"].removeprefix(TEXTS["en"]["everything_else"]).split()
     assert dropped[:2] == ["safe_prompt", "n"]
     assert "presence_penalty" not in dropped
 
 
-def test_the_page_says_what_the_switches_do() -> None:
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_page_says_what_the_switches_do(language: str) -> None:
     """Without translation none is promised; strict says refused; a key that the server holds is not said to pass through."""
-    usual, other = get().text, get(app=make_app(translate=False, strict=True, own_key=False)).text
-    for sentence in ("<h3>Translated</h3>", "<h3>Dropped</h3>", "Your key passes through to https://api.mistral.ai,"):
+    texts, environ = TEXTS[language], {"HTTP_ACCEPT_LANGUAGE": language}
+    usual = Page(get(environ)).text
+    other = Page(get(environ, app=make_app(translate=False, strict=True, own_key=False))).text
+    passes = texts["key_passes_named"].format("https://api.mistral.ai")
+    for sentence in (
+        texts["translated"] + "\n",
+        texts["dropped"] + "\n",
+        passes,
+        texts["give_own"],
+        texts["lead"],
+        texts["try_lead"],
+    ):
         assert sentence in usual
         assert sentence not in other
-    for sentence in ("refuses what would be lost", "the key for Mistral stays here"):
+    for sentence in (
+        texts["lead_strict"],
+        texts["refused"],
+        texts["key_stays"],
+        texts["give_token"],
+        texts["token"],
+        texts["try_lead_token"],
+    ):
         assert sentence in other
         assert sentence not in usual
-    assert usual.count("Nothing is stored") == other.count("Nothing is stored") == 1
+    assert usual.count(texts["nothing_stored"]) == other.count(texts["nothing_stored"]) == 1

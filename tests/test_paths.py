@@ -24,8 +24,10 @@ BELOW_V1 = {
     "chat/moderations": "chat/moderations",
     "chat/classifications": "chat/classifications",
     "ocr": "ocr",
+    "responses": "responses",
+    "responses/input_tokens": "responses/input_tokens",
 }
-"""Mistral's paths, by hand (OpenAPI document of 2026-08-21)."""
+"""Mistral's paths, by hand (OpenAPI document of 2026-08-21; the Responses API: mistralai 3.7.0)."""
 
 HARMLESS = ["/v1/{}", "/{}", "/v1/v1/{}", "//v1/{}", "/v1/{}/", "/{}/", "/v1//{}", "/v1/{0}/{0}", "/{0}/{0}", "/v1/{0}/{0}/"]
 
@@ -71,7 +73,9 @@ def test_a_prefix_may_have_several_segments() -> None:
         ("/v1/models/ft:open-mistral-7b:abc:20240101:xyz", "/v1/models/ft:open-mistral-7b:abc:20240101:xyz"),
         ("/v1/files/3b6d45eb-e30b-416f-8019-f47e2e93d930/content", "/v1/files/3b6d45eb-e30b-416f-8019-f47e2e93d930/content"),
         ("/v1/audio/transcriptions", "/v1/audio/transcriptions"),
-        ("/v1/responses", "/v1/responses"),
+        ("/v1/responses/resp_0a1", "/v1/responses/resp_0a1"),
+        ("/v1/responses/resp_0a1/cancel", "/v1/responses/resp_0a1/cancel"),
+        ("/responses/compact", "/v1/responses/compact"),
         ("/v1/batch/jobs", "/v1/batch/jobs"),
         ("/v1/something/new", "/v1/something/new"),
         ("/v1", "/v1"),

@@ -64,17 +64,51 @@ def test_the_procfile_boots_as_heroku_boots_it(upstream: ScriptedUpstream, tmp_p
     assert not alive(process.pid)
 
 
-def test_the_platform_files_name_what_is_there() -> None:
-    """app.json and render.yaml set only settings that exist, start the Procfile's command and ask for a path that answers."""
+TEMPLATES = ("app.json", "render.yaml", "Dockerfile", "compose.yaml", "deploy/mistral-filter.service", "deploy/nginx.conf")
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_the_platform_files_name_what_is_there(template: str) -> None:
+    """The templates name only settings that exist, and all but nginx's set the list, visibly, with what the other leaves out."""
     from mistral_filter.proxy.settings import SETTINGS
 
-    known = {setting.variable for setting in SETTINGS}
-    assert set(json.loads((ROOT / "app.json").read_text())["env"]) <= known
+    text = (ROOT / template).read_text("utf-8")
+    assert set(re.findall(r"MISTRAL_FILTER_\w+", text)) <= {setting.variable for setting in SETTINGS}
+    if template != "deploy/nginx.conf":
+        assert re.search(r"MISTRAL_FILTER_FIELDS\W+(value\W+|description.*\n\W*value\W+)?current", text)
+        assert "thirteen" in text
+
+
+def test_the_platforms_start_what_the_procfile_starts() -> None:
+    """Render starts the Procfile's command and asks for a path that answers; both platforms get a supported Python."""
     render = (ROOT / "render.yaml").read_text()
-    assert set(re.findall(r"MISTRAL_FILTER_\w+", render)) <= known
     assert "startCommand: gunicorn app:app" in render
     assert "healthCheckPath: /health" in render
     assert re.fullmatch(r"3\.\d+\n", (ROOT / ".python-version").read_text())
+    json.loads((ROOT / "app.json").read_text())
+
+
+def test_the_image_runs_without_rights() -> None:
+    """The Dockerfile leaves root, asks for /health and starts the command; the image gets no file but what it needs."""
+    text = (ROOT / "Dockerfile").read_text()
+    assert re.search(r"^USER (?!root|0)", text, re.MULTILINE)
+    assert "/health" in text
+    assert 'CMD ["python", "-m", "mistral_filter", "serve", "--host", "0.0.0.0"]' in text
+    kept = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    copied = re.findall(r"^COPY (.*) \S+$", text, re.MULTILINE)
+    assert sorted(kept) == sorted(" ".join(copied).split())
+    assert all((ROOT / name).exists() for name in kept)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed (apt-get install systemd)")
+def test_systemd_understands_the_service(tmp_path: Path) -> None:
+    """systemd-analyze has nothing to say but that the program is not there."""
+    unit = tmp_path / "mistral-filter.service"
+    unit.write_text(
+        (ROOT / "deploy" / "mistral-filter.service").read_text().replace("/opt/mistral-filter/bin/mistral-filter", sys.executable)
+    )
+    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

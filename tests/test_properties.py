@@ -15,7 +15,10 @@ from mistral_filter.changes import as_header
 
 Json = Any
 
-ENDPOINTS = "chat agents fim embeddings moderations classifications chat/moderations chat/classifications ocr".split()
+ENDPOINTS = (
+    "chat agents fim embeddings moderations classifications chat/moderations chat/classifications ocr "
+    "responses responses/input_tokens"
+).split()
 
 QUICK = settings(
     deadline=None, derandomize=True, max_examples=70, suppress_health_check=list(HealthCheck), database=None, print_blob=False
@@ -136,7 +139,7 @@ ITEMS = st.lists(
 )
 NUMBERS = st.none() | st.integers(-2, 3) | st.floats(-3, 3)
 BODY = near(
-    model=st.sampled_from(["m", "magistral-small"]),
+    model=st.sampled_from(["m", "magistral-small", "mistral-small-latest", "zai-glm-5-3", "codestral-2508"]),
     messages=MESSAGES,
     temperature=NUMBERS,
     top_p=NUMBERS,

@@ -592,10 +592,35 @@ def test_a_404_names_the_fix(proxy: Gunicorn, upstream: ScriptedUpstream, method
     assert upstream.requests == []
 
 
-def test_responses_are_forwarded_unfiltered(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
-    """/v1/responses exists upstream: its body goes up byte for byte."""
-    assert post(proxy, b'{"input" : "x", "store": true}', target="/v1/responses").status == 200
-    assert (upstream.requests[0].target, upstream.requests[0].body) == ("/v1/responses", b'{"input" : "x", "store": true}')
+@pytest.mark.parametrize("target", ["/v1/responses", "/responses", "/v1/v1/responses", "/v1/responses/"])
+def test_a_responses_body_is_filtered(proxy: Gunicorn, upstream: ScriptedUpstream, target: str) -> None:
+    """What the Responses API takes with one value only goes up with that value, and the change is reported."""
+    response = post(proxy, b'{"input" : "x", "store": true, "model":"m"}', target=target)
+    assert response.status == 200
+    assert response.header("Mistral-Filter-Changes") == 'set;path="store";loss=approximate'
+    (request,) = upstream.requests
+    assert (request.target, json.loads(request.body)) == ("/v1/responses", {"input": "x", "store": False, "model": "m"})
+
+
+def test_counting_input_tokens_has_a_list_of_its_own(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """/v1/responses/input_tokens takes what is counted, and nothing that only an answer needs."""
+    assert post(proxy, b'{"model":"m","input":"x","stream":true}', target="/v1/responses/input_tokens").status == 200
+    (request,) = upstream.requests
+    assert (request.target, json.loads(request.body)) == ("/v1/responses/input_tokens", {"model": "m", "input": "x"})
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [("GET", "/v1/responses/resp_1"), ("DELETE", "/v1/responses/resp_1"), ("POST", "/v1/responses/compact")],
+)
+def test_the_other_paths_of_responses_are_forwarded(
+    proxy: Gunicorn, upstream: ScriptedUpstream, method: str, target: str
+) -> None:
+    """What has no body for the filter goes up as it came."""
+    body = b'{"store" : true}' if method == "POST" else None
+    assert ask(proxy.port, method, target, body, [ORIGIN, KEY]).status == 200
+    (request,) = upstream.requests
+    assert (request.target, request.body) == (target, body or b"")
 
 
 @pytest.mark.parametrize("target", ["/explain/chat", "/explain/chat/completions", "/explain/v1/chat/completions"])
@@ -866,12 +891,15 @@ def test_a_field_that_mistral_refuses_is_learnt(learner: Gunicorn, upstream: Scr
 
 
 def test_there_is_one_retry_only(learner: Gunicorn, upstream: ScriptedUpstream) -> None:
-    """A second refusal comes down as it is: never a third request."""
-    upstream.script = in_turn(json_answer(extra("stop"), 422), json_answer(extra("top_p"), 422))
-    response = post(learner, chat(stop="x", top_p=0.5))
+    """A second refusal comes down as it is: never a third request. It is remembered all the same."""
+    upstream.script = in_turn(json_answer(extra("stop"), 422), json_answer(extra("max_tokens"), 422), json_answer({}))
+    response = post(learner, chat(stop="x", max_tokens=5))
     assert response.status == 422
-    assert response.json()["message"] == extra("top_p")["message"]
-    assert [set(request.json()) - set(chat()) for request in upstream.requests] == [{"stop", "top_p"}, {"top_p"}]
+    assert response.json()["message"] == extra("max_tokens")["message"]
+    assert response.header("Mistral-Filter-Changes") == 'drop;path="stop";loss=lost'
+    assert post(learner, chat(stop="x", max_tokens=5)).status == 200
+    sent = [set(request.json()) - set(chat()) for request in upstream.requests]
+    assert sent == [{"stop", "max_tokens"}, {"max_tokens"}, set()]
 
 
 @pytest.mark.parametrize(

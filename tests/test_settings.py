@@ -15,7 +15,7 @@ import certifi
 import pytest
 
 from mistral_filter.proxy.cors import origin_patterns
-from mistral_filter.proxy.settings import SETTINGS, SettingError, Settings, from_environment, unknown_variables
+from mistral_filter.proxy.settings import SETTINGS, SettingError, Settings, from_environment, misspelt_variables, new_warnings
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,6 +28,7 @@ DEFAULTS: dict[str, Any] = {
     "translate": True,
     "bridge": False,
     "strict": False,
+    "models": {},
     "learn": True,
     "reasoning": "openai",
     "api_key": None,
@@ -42,6 +43,7 @@ DEFAULTS: dict[str, Any] = {
     "send_timeout": 60.0,
     "body_timeout": 120.0,
     "heartbeat": None,
+    "patience": 0.0,
     "concurrency": 1000,
     "proxy": None,
     "ca_bundle": None,
@@ -105,6 +107,9 @@ def test_an_empty_variable_is_not_set(name: str) -> None:
         ("translate", "On", True),
         ("bridge", "on", True),
         ("strict", "on", True),
+        ("models", "gpt-4o=mistral-large-latest", {"gpt-4o": "mistral-large-latest"}),
+        ("models", " gpt-*=small  gpt-4o=large,*=small ", {"gpt-*": "small", "gpt-4o": "large", "*": "small"}),
+        ("models", "mistral-large-latest=mistral-large-latest", {"mistral-large-latest": "mistral-large-latest"}),
         ("learn", "off", False),
         ("max_body", "1000", 1000),
         ("max_body", "64k", 65536),
@@ -136,6 +141,10 @@ def test_an_empty_variable_is_not_set(name: str) -> None:
         ("body_timeout", "0", None),
         ("heartbeat", "15", 15.0),
         ("heartbeat", "Off", None),
+        ("patience", "30", 30.0),
+        ("patience", "0.5", 0.5),
+        ("patience", "0", 0.0),
+        ("patience", "OFF", 0.0),
         ("concurrency", "64", 64),
         ("concurrency", "off", None),
         ("log_format", "json", "json"),
@@ -195,6 +204,14 @@ WRONG = [
     ("upstreams", "eu=http://api.mistral.ai"),
     ("upstreams", "eu=https://api.mistral.ai/v1"),
     ("upstreams", "good=https://api.mistral.ai bad"),
+    ("models", "gpt-4o"),
+    ("models", "gpt-4o="),
+    ("models", "=mistral-large-latest"),
+    ("models", "gpt-4o=mistral-*"),
+    ("models", "gpt-4o=a=b"),
+    ("models", "gpt-4o=a gpt-4o=b"),
+    ("models", "gpt-4o=a a=b"),
+    ("models", "gpt-4o = mistral-large-latest"),
     ("fields", "Classic"),
     ("fields", "modern"),
     ("fields", "classic,current"),
@@ -268,6 +285,9 @@ WRONG = [
     ("send_timeout", "1e3"),
     ("body_timeout", "on"),
     ("heartbeat", "often"),
+    ("patience", "-1"),
+    ("patience", "86401"),
+    ("patience", "long"),
     ("concurrency", "0"),
     ("concurrency", "-5"),
     ("concurrency", "1.5"),
@@ -435,10 +455,20 @@ def test_the_readme_has_the_table_of_settings() -> None:
 
 
 def test_an_unknown_variable_is_found() -> None:
-    """A misspelt variable changes nothing and is named; other programs' variables are not looked at."""
+    """A misspelt variable changes nothing and is named with what was meant; other programs' variables are not looked at."""
     environ = {"MISTRAL_FILTER_FIELD": "current", "MISTRAL_FILTER_FIELDS": "classic", "FIELDS": "x", "MISTRAL_API_KEY": "x"}
     assert from_environment(environ) == Settings()
-    assert unknown_variables(environ) == ["MISTRAL_FILTER_FIELD"]
+    assert misspelt_variables(environ) == [
+        "MISTRAL_FILTER_FIELD is not a setting of this version and is ignored; did you mean MISTRAL_FILTER_FIELDS?"
+    ]
+    assert misspelt_variables({"MISTRAL_FILTER_QQ": ""}) == ["MISTRAL_FILTER_QQ is not a setting of this version and is ignored."]
+
+
+def test_a_misspelt_variable_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that are forked after the master has said it do not repeat it."""
+    monkeypatch.setenv("MISTRAL_FILTER_ONCE_ONLY", "x")
+    assert [sentence.split()[0] for sentence in new_warnings()] == ["MISTRAL_FILTER_ONCE_ONLY"]
+    assert new_warnings() == []
 
 
 def test_the_processs_own_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -539,11 +569,13 @@ def test_create_app_takes_settings() -> None:
         fields="current",
         translate=False,
         max_body=100,
+        models={"gpt-*": "mistral-small-latest"},
         cors_origins=("https://a.example",),
     )
     client = create_app(settings).test_client()
     explained = client.post("/explain/chat", data=b'{"n":2,"seed":1}').json
     assert explained["after"] == {"n": 2}
+    assert client.post("/explain/chat", data=b'{"model":"gpt-4o"}').json["after"] == {"model": "mistral-small-latest"}
     response = client.post("/v1/chat/completions", data=b" " * 101, headers={"Origin": "https://a.example"})
     assert (response.status_code, response.headers["Access-Control-Allow-Origin"]) == (413, "https://a.example")
     assert client.post("/explain/chat", data=b" " * 101).status_code == 413

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import re
 import string
-from collections import Counter, deque
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
 
 from mistral_filter.dialect.values import note_rest
 from mistral_filter.fields import FUNCTION_NAME, MESSAGES, TOOL_CALL_ID, Array, Node, Tagged
 from mistral_filter.judge import Judge
 from mistral_filter.parts import Object
 from mistral_filter.rawjson import NULL
+from mistral_filter.toolnames import ToolNames
 
-__all__ = ["Calls"]
+__all__ = ["Calls", "Turn"]
 
 _FITS = re.compile(TOOL_CALL_ID)
 _NAME = re.compile(FUNCTION_NAME)
@@ -22,6 +24,9 @@ _BASE62 = string.digits + string.ascii_letters
 _LENGTH = 9
 _NO_ID = ("", "null")
 """What clients send for want of an id; mistral-common 1.13.1 counts both as missing."""
+
+_CALL_BYTES = 500
+"""Memory of one call in the tables below."""
 
 
 def _call_table() -> Node:
@@ -41,40 +46,66 @@ class _Call(NamedTuple):
     name: str | None
 
 
-class _Open:
-    """The calls of one message that have no result yet, in order; each look-up takes the same time however many there are."""
+_Key = tuple[Literal["id", "name", "any"], str]
+"""What a result says of its call: the id that was sent, the function's name, or nothing."""
+
+_ANY: _Key = ("any", "")
+
+
+class Turn:
+    """The calls of one message and their results; each look-up takes the same time however many there are."""
+
+    __slots__ = ("_answered", "_calls", "_waiting", "attachments", "reach", "results")
 
     def __init__(self) -> None:
-        self._made: Counter[str | None] = Counter()
-        self._by_id: dict[str | None, deque[_Call]] = {}
-        self._by_name: dict[str | None, deque[_Call]] = {}
-        self._all: deque[_Call] = deque()
-        self._taken: set[str] = set()
+        self._calls: list[_Call] = []
+        self._waiting: dict[_Key, list[_Call]] | None = None
+        self._answered: set[str] = set()
+        self.results: list[int] = []
+        """The indexes of the messages that answer the calls."""
+        self.attachments: list[Object] = []
+        """What moved out of the results, and will stand in a user's message after them."""
+        self.reach = 0
+        """How far down the conversation the latest result came from; what is between has to move."""
 
     def add(self, call: _Call) -> None:
-        self._made[call.sent] += 1
-        self._by_id.setdefault(call.sent, deque()).append(call)
-        self._by_name.setdefault(call.name, deque()).append(call)
-        self._all.append(call)
+        """Adds a call that waits for its result. All are added before the first is answered."""
+        self._calls.append(call)
 
-    def count(self, sent: str | None) -> int:
-        """How many calls were made with this id."""
-        return self._made[sent]
+    def unanswered(self) -> list[str]:
+        """The ids of the calls that still wait."""
+        return [call.id for call in self._calls if call.id not in self._answered]
 
-    def take(self, sent: str | None, name: str | None) -> _Call | None:
-        """The call that a result answers: by its id; without one by its name, else the first."""
-        if sent is not None:
-            return self._first(self._by_id.get(sent))
-        named = None if name is None else self._first(self._by_name.get(name))
-        return named or self._first(self._all)
-
-    def _first(self, calls: deque[_Call] | None) -> _Call | None:
+    def answer(self, key: _Key) -> str | None:
+        """The id of the first waiting call that *key* fits, which waits no more; None: there is none."""
+        if self._waiting is None:
+            self._waiting = _by_key(self._calls)
+        calls = self._waiting.get(key, [])
         while calls:
-            call = calls.popleft()
-            if call.id not in self._taken:
-                self._taken.add(call.id)
-                return call
+            id = calls.pop().id
+            if id in self._answered:
+                continue
+            self._answered.add(id)
+            if len(self._answered) == len(self._calls):  # a long conversation has many turns: none keeps what it is done with
+                self._calls, self._waiting, self._answered = [], {}, set()
+            return id
         return None
+
+
+def _by_key(calls: list[_Call]) -> dict[_Key, list[_Call]]:
+    """The *calls* that each key fits, the first one last."""
+    found: dict[_Key, list[_Call]] = {}
+    for call in reversed(calls):
+        for key in (_ANY, *_keys(call)):
+            found.setdefault(key, []).append(call)
+    return found
+
+
+def _keys(call: _Call) -> Iterator[_Key]:
+    if call.sent is not None:
+        yield "id", call.sent
+    if call.name is not None:
+        yield "name", call.name
 
 
 class Calls:
@@ -83,53 +114,92 @@ class Calls:
     An id depends only on the messages up to it, so a growing conversation keeps its bytes and Mistral's prompt cache.
     """
 
-    def __init__(self, judge: Judge) -> None:
-        """*judge* judges each call when it has been translated: there may be thousands, so none stays open."""
-        self._judge = judge
+    def __init__(self, judge: Judge, names: ToolNames, *, ordered: bool) -> None:
+        """*judge* judges each call when it has been translated: there may be thousands, so none stays open. *names* replaces
+        the names that Mistral refuses. *ordered*: the API wants every result behind its call."""
+        self._judge, self._names, self._ordered = judge, names, ordered
         self._id_of: dict[str, str] = {}
         self._taken: set[str] = set()
-        self._open = _Open()
+        self._turn = Turn()
+        self._made: Counter[str | None] = Counter()
+        """How often each id was sent for a call of the latest turn."""
+        self._turns: dict[_Key, list[Turn]] = {}
+        """The turns that have calls with an id, or of a function; the latest of them last."""
 
-    def assistant(self, message: Object, index: int) -> None:
-        """Calls made in the assistant *message* number *index*: each gets an id that fits; older forms become function calls."""
-        self._open = _Open()
+    def assistant(self, message: Object, index: int) -> Turn | None:
+        """Calls made in the assistant *message* number *index*: each gets an id that fits; older forms become function calls.
+
+        Returns what is to hold their results; None: there are no calls.
+        """
         _legacy_call(message, index)
         calls = message.array("tool_calls")
-        if calls is not None:
-            for number, call in calls.each():
-                self._call(call, f"{index}.{number}")
-                self._judge.one(call, _CALL)
-            calls.is_judged = True
+        if calls is None or calls.is_empty():
+            return None
+        self._turn, self._made = Turn(), Counter()
+        for number, call in calls.each():
+            self._call(call, f"{index}.{number}")
+            self._judge.one(call, _CALL)
+        calls.is_judged = True
+        return self._turn
 
     def _call(self, call: Object, position: str) -> None:
         if call.text("type") == "custom":
             _custom_call(call)
-        function = call.object("function")
-        if function is not None and not function.has("arguments"):
-            function.set("arguments", "{}", "Mistral requires arguments")
+        function, name = call.object("function"), None
+        if function is not None:
+            if not function.has("arguments"):
+                function.set("arguments", "{}", "Mistral requires arguments")
+            name = function.text("name")
+            self._names.fit(function)
+        call.document.hold(_CALL_BYTES, call.path)
         given = call.text("id")
         sent = _sent_id(call, "id")
-        again = self._open.count(sent)
+        again = self._made[sent]
+        self._made[sent] += 1
         id = self._fit(f"\0{position}" if sent is None else f"{sent}\0{again}" if again else sent)
-        self._open.add(_Call(sent, id, function.text("name") if function is not None else None))
+        made = _Call(sent, id, name)
+        self._turn.add(made)
+        for key in _keys(made):
+            turns = self._turns.setdefault(key, [])
+            if not turns or turns[-1] is not self._turn:
+                turns.append(self._turn)
         if id != given:
             call.set("id", id, "Mistral's ids are nine letters or digits")
 
-    def result(self, message: Object) -> None:
-        """A tool *message*: it names the call that it answers, by that call's id."""
+    def result(self, message: Object) -> Turn | None:
+        """A tool *message*: it names the call that it answers, by that call's id.
+
+        Returns the turn of that call, the latest one that fits; None: no call waits for this result. Then it becomes a user's
+        message if the API would refuse it.
+        """
         sent = _sent_id(message, "tool_call_id")
         name = message.text("name")
-        if name is not None and not _NAME.fullmatch(name):
-            message.drop("name", "Mistral refuses the name; the id says what is answered")
-        call = self._open.take(sent, name)
-        if call is not None:
-            id = call.id
-        elif sent is not None:
+        turn, id = self._answered(sent, name)
+        if turn is None and self._ordered:
+            message.set("role", "user", "no call waits for this result, so it is a user's text", "approximate", to="user")
+            message.fields.pop("tool_call_id", None)
+            message.fields.pop("name", None)
+            return None
+        if turn is None and sent is not None:
             id = self._fit(sent)
-        else:
-            return
-        if id != message.text("tool_call_id"):
+        if name is not None:
+            self._names.fit(message)
+            if not _NAME.fullmatch(message.text("name") or ""):
+                message.drop("name", "Mistral refuses the name; the id says what is answered")
+        if id is not None and id != message.text("tool_call_id"):
             message.set("tool_call_id", id, "the id of the call that it answers")
+        return turn
+
+    def _answered(self, sent: str | None, name: str | None) -> tuple[Turn | None, str | None]:
+        """The turn and the id of the call that a result answers: by its id; without one by its name, else in the latest turn."""
+        key: _Key = ("id", sent) if sent is not None else ("name", name or "")
+        turns = self._turns.get(key, [])
+        while turns:
+            if (id := turns[-1].answer(key)) is not None:
+                return turns[-1], id
+            turns.pop()
+        id = self._turn.answer(_ANY) if sent is None else None
+        return (None, None) if id is None else (self._turn, id)
 
     def _fit(self, key: str) -> str:
         """The id for *key*: itself where it fits and is free, else a hash of it; always the same one for the same key."""

@@ -1,4 +1,4 @@
-"""Content parts: OpenAI's files, audio, refusals and Responses parts as Mistral's chunks."""
+"""Content parts: OpenAI's files, refusals and Responses parts as Mistral's chunks."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import mimetypes
 import re
 from typing import Any
 
+from mistral_filter.dialect.thoughts import NO_TEXT, NOT_READ, THOUGHT_TYPES, thinking, thought
 from mistral_filter.dialect.values import note_rest
 from mistral_filter.errors import Refused
 from mistral_filter.fields import CHUNKS_BY_ROLE, MESSAGES, Node, Tagged
 from mistral_filter.fields import Array as List
 from mistral_filter.judge import Judge
 from mistral_filter.parts import GONE, Array, Object
-from mistral_filter.rawjson import NULL
 from mistral_filter.rawjson import Node as JSONObject
 
-__all__ = ["THOUGHT_TYPES", "holds_thoughts", "joined_text", "translate_content"]
+__all__ = ["OWN_FILE_ID", "foreign_file", "joined_text", "translate_content"]
 
 _TEXT_TYPES = {
     "input_text": "text",
@@ -26,10 +26,7 @@ _TEXT_TYPES = {
 }
 """OpenAI part type: the key that holds its text."""
 
-THOUGHT_TYPES = ("thinking", "reasoning", "reasoning_content", "redacted_thinking")
-"""Part types for earlier reasoning in OpenAI-style histories: the text is under the type's own name or under ``text``, if any."""
-
-_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+OWN_FILE_ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 """The form of Mistral's own file ids (OpenAPI 2026-08-21, FileChunk.file_id)."""
 
 
@@ -67,7 +64,7 @@ def translate_content(message: Object, role: str, judge: Judge, *, reads_reasoni
             continue
         if by_role and not _may_hold(role, part):
             if role == "tool" and (kind := part.text("type")) in CHUNKS_BY_ROLE["user"] and kind != "reference":
-                content.take(index, "a tool's result is text only", "approximate", "a user message")
+                content.take(index, "a tool's result is text and images", "approximate", "a user message")
                 judge.one(part, CHUNK_TABLES["user"])
                 attachments.append(part)
                 continue
@@ -77,11 +74,6 @@ def translate_content(message: Object, role: str, judge: Judge, *, reads_reasoni
     if content.items and content.is_empty():
         message.fields["content"] = _PLACEHOLDER if attachments else ""  # what stood there has been noted, part by part
     return attachments
-
-
-def holds_thoughts(content: Array) -> bool:
-    """Whether earlier reasoning is among the parts."""
-    return any(part.text("type") in THOUGHT_TYPES for part in content.objects())
 
 
 def _may_hold(role: str, chunk: Object) -> bool:
@@ -129,32 +121,22 @@ def _translate(part: Object, content: Array, index: int, *, reads_reasoning: boo
         _image(part)
     elif kind in ("file", "input_file"):
         _file(part)
-    elif kind == "input_audio":
-        _audio(part)
     elif kind in THOUGHT_TYPES and part.array("thinking") is None:
         _thought(part, kind, content, index, reads_reasoning=reads_reasoning)
 
 
-def _audio(part: Object) -> None:
-    audio = part.object("input_audio")
-    if audio is not None:
-        note_rest(audio, ("data", "format"))
-        part.set("input_audio", audio.fields.get("data", NULL), "Mistral takes the base64 text itself")
-
-
 def _thought(part: Object, kind: str, content: Array, index: int, *, reads_reasoning: bool) -> None:
     """Earlier reasoning in a form that is not Mistral's: a thinking chunk for a model that reads it, nothing for another."""
-    used = next((name for name in (kind, "text") if part.text(name)), None)
-    if used is None or not reads_reasoning:
-        content.drop(index, "the model does not read earlier reasoning")
-        return
-    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": part.fields[used]}]}
-    part.become(thinking, "set", part.path, "Mistral's form of reasoning", to="thinking")
+    text = thought(part, kind, "text") if reads_reasoning else None
+    if text is None:
+        content.drop(index, NO_TEXT if reads_reasoning else NOT_READ)
+    else:
+        part.become(thinking(text), "set", part.path, "Mistral's form of reasoning", to="thinking")
 
 
 def _image(part: Object) -> None:
     if not part.has("image_url"):
-        raise _foreign_file(part.at("file_id"))
+        raise foreign_file(part.at("file_id"))
     url: Any = part.fields["image_url"]
     used = ["type", "image_url"]
     if part.has("detail") and part.text("image_url") is not None:
@@ -178,8 +160,8 @@ def _file(part: Object) -> None:
     file_id = file.text("file_id")
     if file_id is None:
         return
-    if not _UUID.fullmatch(file_id):
-        raise _foreign_file(file.at("file_id"))
+    if not OWN_FILE_ID.fullmatch(file_id):
+        raise foreign_file(file.at("file_id"))
     if file is part and part.text("type") == "file":
         return  # Mistral's own form
     if file is not part:
@@ -202,7 +184,8 @@ def _document(file: Object, used: str) -> JSONObject:
     return chunk
 
 
-def _foreign_file(path: str) -> Refused:
+def foreign_file(path: str) -> Refused:
+    """The error for a file id at *path* that is not Mistral's."""
     return Refused(
         f"{path}: Mistral cannot read a file that was uploaded elsewhere. Send the file itself (file_data with a data URL), "
         "or upload it to Mistral's /v1/files and send that id.",

@@ -6,13 +6,20 @@ from collections.abc import Container
 from typing import Any
 
 from mistral_filter.dialect.chunks import joined_text
-from mistral_filter.dialect.tools import without_schema_ids
-from mistral_filter.dialect.values import note_rest
 from mistral_filter.errors import Refused
+from mistral_filter.fields import DIMENSIONS
 from mistral_filter.parts import Array, Object
 from mistral_filter.rawjson import NULL, as_number
 
-__all__ = ["embedding_input", "prediction", "reads_reasoning", "reasoning", "rename_fields", "response_format", "stop"]
+__all__ = [
+    "embedding_dimension",
+    "embedding_input",
+    "moderated_messages",
+    "prediction",
+    "rename_fields",
+    "response_format",
+    "stop",
+]
 
 RENAMED = {
     "max_completion_tokens": "max_tokens",
@@ -23,6 +30,9 @@ RENAMED = {
 """OpenAI's name: Mistral's name (OpenAPI documents of both, 2026-08)."""
 
 _SCHEMA_KEYS = ("name", "description", "schema", "strict")
+_OF_A_FORMAT = ("name", "strict")
+_OF_A_SCHEMA = frozenset(("type", "properties", "$ref", "$schema", "$defs", "items", "anyOf", "oneOf", "allOf", "enum"))
+"""Keys of a JSON schema (draft 2020-12), by one of which a schema is told from OpenAI's object around it."""
 
 
 def rename_fields(body: Object, accepted: Container[str]) -> None:
@@ -67,7 +77,7 @@ def prediction(body: Object) -> None:
 
 
 def response_format(body: Object) -> None:
-    """A json_schema format has a schema (OpenAI's need not have one), without what Mistral fails to compile."""
+    """A json_schema format has a name and a schema; OpenAI's need not have one. The schema itself is the caller's own."""
     form = body.object("response_format")
     if form is None:
         return
@@ -82,30 +92,16 @@ def response_format(body: Object) -> None:
         form.fields |= {"type": "json_schema", "json_schema": nested}
     inner = form.object("json_schema")
     assert inner is not None
+    if not inner.has("schema") and not _OF_A_SCHEMA.isdisjoint(inner.fields):
+        # the bare schema in place of the object around it (ax)
+        inner.fields.pop("schema", None)
+        inner.note("rename", inner.path, "Mistral nests the schema", to="schema")
+        around = {name: inner.fields.pop(name) for name in _OF_A_FORMAT if name in inner.fields}
+        inner.fields = {**around, "schema": inner.fields}
+    if not inner.has("name"):
+        inner.insert("name", "response", "Mistral requires a name")
     if not inner.has("schema"):
         inner.insert("schema", {"type": "object"}, "Mistral requires a schema")
-    without_schema_ids(inner, "schema")
-
-
-def reasoning(body: Object) -> None:
-    """``reasoning.effort`` (the Responses API, OpenRouter) is chat's ``reasoning_effort``."""
-    given = body.object("reasoning")
-    if given is None:
-        return
-    note_rest(given, ("effort",))
-    effort = given.fields.get("effort", NULL)
-    if effort != NULL and not body.has("reasoning_effort"):
-        body.note("rename", given.at("effort"), "chat's name", to="reasoning_effort")
-        body.fields["reasoning_effort"] = effort
-    elif "effort" in given.fields or not given.fields:
-        path = given.at("effort") if given.fields else given.path
-        body.note("drop", path, "it says nothing, or reasoning_effort says it")
-    del body.fields["reasoning"]
-
-
-def reads_reasoning(body: Object) -> bool:
-    """Whether the model reads earlier reasoning: Mistral's reasoning models are named magistral (documentation, 2026-11)."""
-    return (body.text("model") or "").startswith("magistral")
 
 
 def embedding_input(body: Object) -> None:
@@ -121,3 +117,29 @@ def embedding_input(body: Object) -> None:
         param="input",
         code="token_ids",
     )
+
+
+def embedding_dimension(body: Object) -> None:
+    """The dimension of a model that has one only (``fields.DIMENSIONS``) is left out. Raises Refused for another number."""
+    model = body.text("model")
+    size = None if model is None else DIMENSIONS.get(model)
+    for name in ("output_dimension", "dimensions") if size is not None else ():
+        number = body.number(name)
+        if number == size:
+            body.drop(name, f"it is what {model} gives, and the model refuses the field")
+        elif number is not None and number > 0:
+            raise Refused(
+                f"{name}: {model} always gives {size} numbers. Send {size} or leave the field out, and set your index to {size}; "
+                "or use codestral-embed, which takes a dimension.",
+                param=name,
+                code="embedding_dimension",
+            )
+
+
+def moderated_messages(body: Object, *, nested: bool) -> None:
+    """The moderation of a conversation has ``messages`` under ``input``; *nested*: the classification, in an object there."""
+    if not body.has("messages") or body.has("input"):
+        return
+    messages = body.part("messages") or body.fields["messages"]  # opened here: its path is the one that it came by
+    body.rename("messages", "input", "Mistral's name")
+    body.fields["input"] = {"messages": messages} if nested else messages

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
+from mistral_filter.dialect.response_items import FOREIGN_OUTPUTS, call_item, result_item
+from mistral_filter.dialect.thoughts import NO_TEXT, NOT_READ, put_first, thinking, thought
 from mistral_filter.dialect.values import note_rest
 from mistral_filter.errors import Refused
+from mistral_filter.fields import FOREIGN_CALLS
 from mistral_filter.parts import Array, Object, Opener, Part, Position
 from mistral_filter.rawjson import NULL, Node, as_array
 
@@ -17,10 +19,11 @@ _CALLS = ("function_call", "custom_tool_call")
 _RESULTS = ("function_call_output", "custom_tool_call_output")
 
 
-def responses_body(body: Object) -> None:
+def responses_body(body: Object, *, reads_reasoning: bool = False) -> None:
     """Translates in place: instructions, input and text.format; the rest has chat's names already.
 
-    Raises Refused for ``previous_response_id`` and ``conversation``: what they refer to is not in the request.
+    *reads_reasoning*: the model takes earlier reasoning. Raises Refused for ``previous_response_id`` and ``conversation``: what
+    they refer to is not in the request.
     """
     if body.has("messages") or "input" not in body.fields:
         return
@@ -28,7 +31,7 @@ def responses_body(body: Object) -> None:
     if text is None and items is None:
         return
     _refuse_state(body)
-    turns = _Turns(body.document, items)
+    turns = _Turns(body.document, reads_reasoning=reads_reasoning)
     if body.has("instructions"):
         turns.add({"role": "system", "content": body.fields["instructions"]}, "instructions")
         body.note("rename", "instructions", "chat's form", to="messages")
@@ -41,8 +44,8 @@ def responses_body(body: Object) -> None:
     for index in range(len(items.items) if items is not None else 0):
         assert items is not None
         turns.item(items.part(index), items.items[index], index)
-        items.items[index] = NULL  # what is of use in it is in the messages
-    turns.end()
+        items.take_over(index)  # what is of use in it is in the messages
+    turns.forget_thoughts()
     body.note("rename", "input", "chat's form of a Responses request", to="messages")
     del body.fields["input"]
     body.fields["messages"] = body.document.new(turns.messages, Position(body.position, "messages"))
@@ -61,40 +64,21 @@ def _refuse_state(body: Object) -> None:
 
 
 class _Turns:
-    """Items in a row as messages: what an assistant said and called before the first result is one message.
+    """Items in a row as messages: what an assistant said and called before the first result is one message."""
 
-    Nothing may stand between calls and their results in chat; in a Responses request a message may, and is put behind them.
-    """
-
-    def __init__(self, document: Opener, items: Array | None) -> None:
+    def __init__(self, document: Opener, *, reads_reasoning: bool) -> None:
         self.messages: list[Any] = []
         self._document = document
-        given = () if items is None else items.each()
-        self._results = Counter(item.text("call_id") for _, item in given if _kind(item) in _RESULTS)
-        """The results that are still to come."""
-        self._open: dict[str | None, int] = {}
-        """How many calls with an id wait for results that are among them."""
-        self._calling: Object | None = None
-        """The message that makes those calls."""
-        self._held: list[tuple[Any, str]] = []
+        self._reads_reasoning = reads_reasoning
+        self._thoughts: list[tuple[Any, str]] = []
+        """Texts of earlier reasoning, with the paths they came from: the assistant's next message or call begins with them."""
 
     def add(self, message: Any, origin: str) -> Any:
-        """Adds a message that is no result and that came from the path *origin*; returns it as it will stand in the list."""
+        """Adds a message that came from the path *origin*; returns it as it will stand in the list."""
         if isinstance(message, dict):
             message = self._document.new(message, Position(None, "", origin))
-        if self._open:
-            self._held.append((message, origin))
-        else:
-            self.end()
-            self.messages.append(message)
+        self.messages.append(message)
         return message
-
-    def end(self) -> None:
-        """Puts what was held where it can stand."""
-        held, self._held = self._held, []
-        for message, origin in held:
-            self.messages.append(message)
-            self._document.note("move", origin, "nothing may stand between calls and their results", to="messages")
 
     def item(self, item: Part | None, value: Any, index: int) -> None:
         """The next item, number *index* of the input; *value* is what is there if it is no object."""
@@ -109,25 +93,55 @@ class _Turns:
             self._call(item, kind)
         elif kind in _RESULTS:
             self._result(item)
+        elif kind in FOREIGN_CALLS:
+            call_item(item, item.text("call_id") or item.text("id") or "")
+            self._call(item, "function_call")
+        elif kind in FOREIGN_OUTPUTS:
+            result_item(item, item.text("call_id") or item.text("id") or "")
+            self._result(item)
         elif kind == "reasoning":
-            self._document.note("drop", path, "the model does not read earlier reasoning")
+            self._reasoning(item)
         else:
             self._document.note("drop", path, "chat has no items of this type", "lost")
 
+    def _reasoning(self, item: Object) -> None:
+        text = thought(item, "content", "summary") if self._reads_reasoning else None
+        if text is None:
+            self._document.note("drop", item.path, NO_TEXT if self._reads_reasoning else NOT_READ)
+        else:
+            self._thoughts.append((text, item.path))
+
+    def forget_thoughts(self) -> None:
+        """Leaves out the reasoning that no answer follows."""
+        self._take_thoughts(of_answer=False)
+
+    def _take_thoughts(self, *, of_answer: bool = True) -> list[Any]:
+        """The texts of the reasoning so far; without an answer that begins with it, it is left out."""
+        taken, self._thoughts = self._thoughts, []
+        for _, path in taken:
+            if of_answer:
+                self._document.note("rename", path, "Mistral's form of reasoning", to="messages")
+            else:
+                self._document.note("drop", path, "no answer of the assistant follows it")
+        return [text for text, _ in taken] if of_answer else []
+
     def _message(self, item: Object) -> None:
+        texts = self._take_thoughts(of_answer=item.text("role") == "assistant")
         note_rest(item, ("type", "role", "content"))
         message = {key: item.fields[key] for key in ("role", "content") if key in item.fields}
         last = self._last_assistant()
         if last is None or "tool_calls" not in last.fields or item.text("role") != "assistant":
-            self.add(message, item.path)
-        elif _says_nothing(item):
+            added = self.add(message, item.path)
+            if texts:
+                put_first(added, *texts)
+            return
+        _append(last, [thinking(text) for text in texts])
+        if _says_nothing(item):
             self._document.note("drop", item.path, "an empty text beside calls")
         elif _says_nothing(last):
             last.fields["content"] = item.fields["content"]
         else:
-            if not isinstance(last.fields["content"], list):
-                last.fields["content"] = _as_parts(last.fields["content"])
-            last.fields["content"] += _as_parts(item.fields["content"])
+            _append(last, _as_parts(item.fields["content"]))
 
     def _call(self, item: Object, kind: str) -> None:
         used = "arguments" if kind == "function_call" else "input"
@@ -138,26 +152,17 @@ class _Turns:
         }
         call = {"id": item.fields.get("call_id", NULL), "type": "function", "function": function}
         note_rest(item, ("type", "call_id", "name", used))
-        caller = self._calling if self._open else self._last_assistant()
+        caller = self._last_assistant()
         if caller is None:
             caller = self.add({"role": "assistant", "content": ""}, item.path)
         assert caller is not None
+        _append(caller, [thinking(text) for text in self._take_thoughts()])
         caller.fields.setdefault("tool_calls", []).append(call)
-        self._calling = caller
-        id = item.text("call_id")
-        waiting = self._open.get(id, 0)
-        if self._results[id] > waiting:
-            self._open[id] = waiting + 1
 
     def _result(self, item: Object) -> None:
         fields = {"role": "tool", "tool_call_id": item.fields.get("call_id", NULL), "content": item.fields.get("output", "")}
         self.messages.append(self._document.new(fields, item.position))
         note_rest(item, ("type", "call_id", "output"))
-        id = item.text("call_id")
-        self._results[id] -= 1
-        waiting = self._open.pop(id, 0)
-        if waiting > 1:
-            self._open[id] = waiting - 1
 
     def _last_assistant(self) -> Object | None:
         """The last message if it is an assistant's: what the assistant says next belongs to it."""
@@ -173,8 +178,16 @@ def _says_nothing(message: Object) -> bool:
     return not message.has("content") or message.text("content") == ""
 
 
+def _append(message: Object, parts: list[Any]) -> None:
+    """Puts *parts* behind what *message* says."""
+    if parts and _says_nothing(message):
+        message.fields["content"] = parts
+    elif parts:
+        message.fields["content"] = [*_as_parts(message.fields["content"]), *parts]
+
+
 def _as_parts(content: Any) -> list[Any]:
-    parts = content.items if isinstance(content, Array) else as_array(content)
+    parts = [*content.first, *content.items] if isinstance(content, Array) else as_array(content)
     return [{"type": "text", "text": content}] if parts is None else list(parts)
 
 

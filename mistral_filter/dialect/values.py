@@ -13,7 +13,7 @@ from mistral_filter.fields import NEUTRAL, WITHOUT_EFFECT, Value
 from mistral_filter.parts import GONE, Object
 from mistral_filter.rawjson import NULL, as_number, as_text
 
-__all__ = ["UNKNOWN", "Repair", "note_drop", "note_rest", "repair_value"]
+__all__ = ["UNKNOWN", "Repair", "note_drop", "note_rest", "reason_and_loss", "repair_value"]
 
 UNKNOWN = "Mistral does not know the field"
 
@@ -21,40 +21,46 @@ _NEAREST_TOP_P = 0.0001
 """top_p must be above 0 (OpenAPI 2026-08-21); what OpenAI clients mean by 0 is the smallest nucleus."""
 
 _NEAREST: dict[tuple[str, str], tuple[str, Loss]] = {
-    ("reasoning_effort", "max"): ("xhigh", "approximate"),
     ("service_tier", "default"): ("standard_only", "none"),
     ("detail", "original"): ("high", "approximate"),
 }
 """(field, OpenAI's word): Mistral's nearest word. Source of both lists: the OpenAPI documents of 2026-08."""
 
-_HAS_DEFAULT = frozenset(("service_tier", "detail"))
+_HAS_DEFAULT = frozenset(("service_tier", "detail", "status", "phase"))
 """Fields whose unknown words may go, because the default is what comes nearest. Others are left for the API to explain."""
 
 _SHORT = 64
 """Bytes. A longer value is none that changes nothing, whatever white space is in it."""
 
 
-def note_drop(part: Object, name: str, value: object, why: str = UNKNOWN) -> None:
-    """Notes that the field *name* of *part* with this *value* is left out, *why*, and what that loses.
+_EMPTY = (b"[]", b"{}", b'""')
 
-    The caller takes it out. A null, a neutral value and a field without effect lose nothing.
-    """
-    loss: Loss = "none"
-    if value == NULL:
-        reason = f"{why}, and null says nothing"
-    elif name in WITHOUT_EFFECT:
-        reason = f"{why}: {WITHOUT_EFFECT[name]}"
-    elif _is_neutral(name, value):
-        reason = f"{why}, and this value changes nothing"
-    else:
-        reason, loss = why, "lost"
+
+def note_drop(part: Object, name: str, value: object, why: str = UNKNOWN) -> None:
+    """Notes that the field *name* of *part* with this *value* is left out, *why*, and what that loses; the caller does it."""
+    reason, loss = reason_and_loss(name, value, why)
     part.note("drop", part.at(name), reason, loss)
+
+
+def reason_and_loss(name: str, value: object, why: str) -> tuple[str, Loss]:
+    """Why the field *name* with this *value* is left out, and what that loses: nothing for a null, a neutral value and a field
+    without effect."""
+    if value == NULL:
+        return f"{why}, and null says nothing", "none"
+    if name in WITHOUT_EFFECT:
+        return f"{why}: {WITHOUT_EFFECT[name]}", "none"
+    if _is_neutral(name, value):
+        return f"{why}, and this value changes nothing", "none"
+    return why, "lost"
 
 
 def _is_neutral(name: str, value: object) -> bool:
     if not isinstance(value, Raw) or len(value) > _SHORT:
         return False
-    return msgspec.json.format(bytes(value), indent=-1) in (b"[]", b"{}", b'""', *NEUTRAL.get(name, ()))
+    written = bytes(value)
+    if len(written.split()) > 1:
+        written = msgspec.json.format(written, indent=-1)
+    return written in _EMPTY or written in NEUTRAL.get(name, ())
 
 
 def note_rest(part: Object, used: Collection[str]) -> None:

@@ -12,18 +12,19 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter
 
 from mistral_filter.errors import MistralFilterError, from_status
+from mistral_filter.filtering import Learnt
 from mistral_filter.flask import FilterRefusal, init_app
 from mistral_filter.paths import locate
 from mistral_filter.proxy.budget import Budget
 from mistral_filter.proxy.call import Calls, Timeouts, call_of
 from mistral_filter.proxy.cors import EXPOSED_HEADERS, origin_patterns
 from mistral_filter.proxy.forward import Forwarder, credentials_of
-from mistral_filter.proxy.learning import Learned, Place
+from mistral_filter.proxy.learning import Learned
 from mistral_filter.proxy.logs import Record, RequestLog, configure
 from mistral_filter.proxy.metrics import create_metrics
 from mistral_filter.proxy.page import create_page
 from mistral_filter.proxy.secret import ServerKey
-from mistral_filter.proxy.settings import SettingError, Settings, from_environment, unknown_variables
+from mistral_filter.proxy.settings import SettingError, Settings, from_environment, new_warnings
 from mistral_filter.proxy.upstream import Upstream
 from mistral_filter.proxy.view import METHODS, create_blueprint, error_response
 
@@ -40,13 +41,13 @@ def create_app(settings: Settings | None = None) -> Flask:
 
     Raises SettingError, which names the variable, for a setting that cannot be used.
     """
-    ignored: list[str] = []
+    warnings: list[str] = []
     if settings is None:
-        settings, ignored = from_environment(), unknown_variables()
+        settings, warnings = from_environment(), new_warnings()
     settings.check()
     configure(settings.log_level, settings.log_format)
-    for name in ignored:
-        logging.getLogger("mistral_filter").warning("%s is not a setting of this version: ignored", name)
+    for sentence in warnings:
+        logging.getLogger("mistral_filter").warning("%s", sentence)
     bases = {"": settings.upstream, **settings.upstreams}
     own_keys = {"": settings.api_key, **settings.api_keys}
     upstreams = {name: _upstream(name, base, settings) for name, base in bases.items()}
@@ -59,11 +60,12 @@ def create_app(settings: Settings | None = None) -> Flask:
         "translate": settings.translate,
         "bridge": settings.bridge,
         "strict": settings.strict,
+        "models": settings.models,
     }
     app = _Synchronous("mistral_filter", static_folder=None)
     app.url_map.merge_slashes = False  # a redirected POST loses its body or its key
     learned = Learned() if settings.learn else None
-    forwarder = Forwarder(learned=learned, reasoning=settings.reasoning, heartbeat=settings.heartbeat)
+    forwarder = Forwarder(learned=learned, reasoning=settings.reasoning, heartbeat=settings.heartbeat, patience=settings.patience)
     app.register_blueprint(
         create_blueprint(upstreams, keys=keys, forwarder=forwarder, max_body=settings.max_body, filter_options=filter_options)
     )
@@ -98,7 +100,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         max_body=settings.max_body,
         prefixes=prefixes,
         admit=_admission(keys),
-        leave_out=None if learned is None else _memory(learned, prefixes),
+        learnt=None if learned is None else _memory(learned, prefixes),
         **filter_options,
     )
     observe = _serve_metrics(app) if settings.metrics else None
@@ -148,14 +150,14 @@ def _admission(keys: Mapping[str, ServerKey]) -> Callable[[WSGIEnvironment], Non
     return admit
 
 
-def _memory(learned: Learned, prefixes: tuple[str, ...]) -> Callable[[WSGIEnvironment, str, str | None], tuple[Place, ...]]:
+def _memory(learned: Learned, prefixes: tuple[str, ...]) -> Callable[[WSGIEnvironment, str, str | None], tuple[Learnt, ...]]:
     """What the caller's earlier refusals taught of the same upstream, endpoint and model."""
 
-    def places(environ: WSGIEnvironment, endpoint: str, model: str | None) -> tuple[Place, ...]:
+    def known(environ: WSGIEnvironment, endpoint: str, model: str | None) -> tuple[Learnt, ...]:
         target = locate(environ.get("PATH_INFO", ""), prefixes)
-        return () if target is None else learned.places(target.prefix, call_of(environ).credentials, model, endpoint)
+        return () if target is None else learned.known(target.prefix, call_of(environ).credentials, model, endpoint)
 
-    return places
+    return known
 
 
 def _preflight() -> Response | None:

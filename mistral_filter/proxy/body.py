@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from mistral_filter.errors import BadRequest
+from mistral_filter.framing import framing_of
 from mistral_filter.proxy import sockets
 
 if TYPE_CHECKING:
@@ -31,8 +34,6 @@ _TURN_SECONDS = 0.005
 SHORT_REST = 65536
 """Bytes. So much of a body the server may read away by itself, and keep the connection."""
 
-_DIGITS = 18
-
 
 class RequestBody:
     """``wsgi.input`` in place of the server's: what is read of it is timed, counted and given back by its Call.
@@ -43,11 +44,11 @@ class RequestBody:
     def __init__(self, environ: WSGIEnvironment, call: Call) -> None:
         self._source = environ["wsgi.input"]
         self._call = call
-        length = environ.get("CONTENT_LENGTH") or ""
-        self._chunked = not length and bool(environ.get("HTTP_TRANSFER_ENCODING"))
-        # a length that is no number, or beyond all bounds, is refused; the end of such a body is not known
-        known = length.isascii() and length.isdigit() and len(length) <= _DIGITS
-        self._left: float = (int(length) if known else math.inf) if length else 0
+        self._chunked, self._left = False, math.inf
+        with suppress(BadRequest):  # it will be refused; the end of such a body is not known
+            length, chunked = framing_of(environ)
+            self._chunked = chunked and length is None
+            self._left = length or 0
         self._last = environ.get("SERVER_PROTOCOL") == "HTTP/1.0" or "close" in environ.get("HTTP_CONNECTION", "").lower()
         self._held = True
         self._until: float | None = None

@@ -12,6 +12,7 @@ import contextlib
 import math
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
@@ -80,6 +81,7 @@ class Call:
         "_total_until",
         "_upstream",
         "_waits_for",
+        "_wake",
         "answered_early",
         "began",
         "body",
@@ -91,6 +93,7 @@ class Call:
         "reason",
         "timeouts",
         "until",
+        "waited",
     )
 
     def __init__(self, client: Any = None, *, budget: Budget | None = None, timeouts: Timeouts = NO_TIMEOUTS) -> None:
@@ -110,11 +113,14 @@ class Call:
         """The upstream has answered an upload that the client has not finished."""
         self.client_shut = False
         """The client's socket was shut down for reading: it looks as if the client had closed it."""
+        self.waited = 0.0
+        """Seconds that it has paused."""
         self.until = self._total_until = math.inf if timeouts.total is None else self.began + timeouts.total
         self._waits_for = ""
         self._client_left = False
         self._has_answered: Callable[[], bool] | None = None
         self._upstream: Any = None
+        self._wake: threading.Event | None = None
         self._budget, self._counted = budget, False
         self._lock = sockets.brief_lock()
 
@@ -142,6 +148,21 @@ class Call:
         if self._client_left and self.reason is None:
             self._end("client_gone")
         self._wait("connection", until)
+
+    def pause(self, seconds: float) -> None:
+        """Waits for so many *seconds*; raises what ends the call meanwhile, at once: ClientGone or UpstreamError."""
+        wake = threading.Event()
+        with self._lock:
+            self._wake = wake
+            if self.reason is not None:
+                wake.set()
+        began = time.monotonic()
+        self.waits_for_upstream(math.inf)
+        wake.wait(seconds)
+        self.waited += time.monotonic() - began
+        self._wake = None
+        self.works()
+        self.check()
 
     def works(self) -> None:
         """The request waits for nothing."""
@@ -230,6 +251,8 @@ class Call:
         with self._lock:
             self.reason = reason
             sockets.shut_down(self._upstream, socket.SHUT_RDWR)
+            if self._wake is not None:
+                self._wake.set()
 
     # --------------------------------------------------------------------------------------------------- its place, and its end
 
@@ -282,6 +305,8 @@ class Ended(NamedTuple):
     seconds: float
     ended: str
     """``ok``, ``error`` or an error code."""
+    waited: float = 0.0
+    """Seconds of these in which the call waited to be sent again."""
 
 
 class Calls:
@@ -383,7 +408,7 @@ class _Response:
             seconds = time.monotonic() - call.began
             ended = call.outcome or (call.reason if self._ended == "client_gone" else None) or self._ended
             status = int(self._status[:3])
-            self._report(Ended(environ, self._method, self._path, status, self._headers, self._sent, seconds, ended))
+            self._report(Ended(environ, self._method, self._path, status, self._headers, self._sent, seconds, ended, call.waited))
             if call.body is not None and call.body.unread and self._ended == "ok":
                 _linger(call)
             call.body = None  # each holds the other

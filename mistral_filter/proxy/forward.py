@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import logging
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +15,19 @@ from flask import Response
 from mistral_filter import __version__
 from mistral_filter.changes import Change
 from mistral_filter.errors import BadRequest, MistralFilterError, Unauthorized
+from mistral_filter.framing import MAX_LENGTH, framing_of
 from mistral_filter.paths import Target
 from mistral_filter.proxy import sockets
 from mistral_filter.proxy.answers import Plan, plan
 from mistral_filter.proxy.call import Call, call_of, has_call
-from mistral_filter.proxy.learning import Learned, places_of, without
+from mistral_filter.proxy.learning import Learned, cured
 from mistral_filter.proxy.logs import changes_text
+from mistral_filter.proxy.patience import MOST_TRIES, seconds_to_wait
 from mistral_filter.proxy.reply import decoded, respond, whole_error
 from mistral_filter.proxy.secret import Reply, ServerKey
+from mistral_filter.proxy.upstream import Reply as SentReply
 from mistral_filter.proxy.upstream import Upstream
-from mistral_filter.proxy.violations import extra_fields, read
+from mistral_filter.proxy.violations import curable, read
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -46,21 +50,36 @@ _AUTHORIZATION = re.compile(r"[\x21-\x2b\x2d-\x7e]+( [\x21-\x2b\x2d-\x7e]+)*")
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _UPLOAD_METHODS = ("POST", "PUT", "PATCH")
 _PIECE = 65536
-_DIGITS = 18
 
 _log = logging.getLogger("mistral_filter")
+
+
+Send = Callable[[bytes], SentReply]
+"""Sends a body; everything else of the request is settled."""
+
+_REFUSED = (400, 422)
+"""The statuses of a refusal that may name fields."""
 
 
 class Forwarder:
     """Forwards requests; one for all requests of a process.
 
-    *learned*: a request that Mistral refuses for extra fields alone is sent once more without them, and they are remembered
+    *learned*: a request that Mistral refuses for fields or options alone is sent once more without them, and they are remembered
     there; None: refusals are passed on. *reasoning* is that of ``answers.plan``, *heartbeat* the seconds of silence after which a
-    comment goes down an event stream.
+    comment goes down an event stream, *patience* the seconds that a request to an endpoint may wait in all where the upstream
+    answers 429.
     """
 
-    def __init__(self, *, learned: Learned | None = None, reasoning: str = "openai", heartbeat: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        learned: Learned | None = None,
+        reasoning: str = "openai",
+        heartbeat: float | None = None,
+        patience: float = 0.0,
+    ) -> None:
         self._learned = learned
+        self._patience = patience
         self._reasoning = reasoning
         self._heartbeat = heartbeat
 
@@ -76,7 +95,10 @@ class Forwarder:
         try:
             call.take_place()
             response = self._forward(upstream, key, target, environ, call)
+            response.headers.extend(_timing(call))
         except BaseException as error:
+            if isinstance(error, MistralFilterError):
+                error.headers = (*error.headers, *_timing(call))
             call.outcome = getattr(error, "code", None) or "error"
             if alone:
                 call.close()
@@ -104,7 +126,8 @@ class Forwarder:
         agent = environ.get("HTTP_X_MISTRAL_USER_AGENT") or environ.get("HTTP_USER_AGENT", "")
         content = environ["wsgi.input"].read()
         environ["wsgi.input"] = io.BytesIO()  # the body is not held longer than it takes to send it
-        needs = plan(target.endpoint, environ["mistral_filter.facts"].base64, agent, self._reasoning)
+        facts = environ["mistral_filter.facts"]
+        needs = plan(target.endpoint, facts.base64, agent, self._reasoning, facts.tool_names)
         readable = needs.rewrites_answer or needs.rewrites_stream or key.used
         gzip = not readable and _accepts_gzip(environ.get("HTTP_ACCEPT_ENCODING", ""))
         headers.append(("Accept-Encoding", "gzip" if gzip else "identity"))
@@ -114,27 +137,46 @@ class Forwarder:
         return respond(reply, needs, refusal, target, environ, call, self._heartbeat)
 
     def _send(
-        self, send: Any, content: bytes, key: ServerKey, target: Target, caller: str | None, environ: WSGIEnvironment
+        self, send: Send, content: bytes, key: ServerKey, target: Target, caller: str | None, environ: WSGIEnvironment
     ) -> tuple[Reply, bytes | None]:
         """The answer to *content*, and its body where that has been read.
 
-        A request that is refused for extra fields alone is sent once more without them.
+        A request that is refused for fields or options alone is sent once more without them, or with the nearest value; in strict
+        mode only where nothing is lost. A second refusal is passed on, and remembered too: Mistral names one option at a time.
         """
         assert target.endpoint is not None
-        learned = None if environ.get("mistral_filter.strict") else self._learned  # strict: nothing may be lost here either
-        answer = send(content)
-        if answer.status != 422 or learned is None:
-            return key.keyless(answer), None
-        answer.retire()  # an upstream that refuses may hang up: the second try must not meet that
-        reply = key.keyless(answer)
-        refusal = whole_error(reply)
-        smaller, changes = without(content, extra_fields(read(decoded(refusal, reply))), target.endpoint)
-        if not changes:
-            return reply, refusal
-        learned.learn(target.prefix, caller, environ["mistral_filter.facts"].model, target.endpoint, places_of(changes))
-        _report(environ, changes)
-        _log.warning("%s: refused, sent again: %s", target.endpoint, changes_text(changes))
-        return key.keyless(send(smaller)), None
+        call, learned, model = call_of(environ), self._learned, environ["mistral_filter.facts"].model
+        for is_last in (False, True):
+            reply, refusal = self._send_patiently(send, content, key, call)
+            if learned is None or reply.status not in _REFUSED:
+                break
+            refusal = whole_error(reply)
+            new = cured(content, curable(read(decoded(refusal, reply))), target.endpoint)
+            if environ.get("mistral_filter.strict") and any(change.loss == "lost" for change in new.changes):
+                break
+            learned.learn(target.prefix, caller, model, target.endpoint, new.learnt)
+            if is_last or not new.changes:
+                break
+            _report(environ, new.changes)
+            _log.warning("%s: refused, sent again: %s", target.endpoint, changes_text(new.changes))
+            content = new.body
+        return reply, refusal
+
+    def _send_patiently(self, send: Send, content: bytes, key: ServerKey, call: Call) -> tuple[Reply, bytes | None]:
+        """The answer to *content*, and its body where that has been read: the last one, where a 429 was waited for."""
+        for number in range(MOST_TRIES):
+            answer = send(content)
+            if (answer.status in _REFUSED and self._learned is not None) or (answer.status == 429 and self._patience):
+                answer.retire()  # an upstream that refuses may hang up: the next try must not meet that
+            reply = key.keyless(answer)
+            if reply.status != 429 or not self._patience:
+                return reply, None
+            refusal = whole_error(reply)
+            seconds = seconds_to_wait(reply.headers, number, self._patience - call.waited, time.time())
+            if seconds is None or call.remaining(seconds) < seconds or number == MOST_TRIES - 1:
+                return reply, refusal
+            call.pause(seconds)
+        raise AssertionError("the last try returns")
 
 
 def credentials_of(environ: WSGIEnvironment) -> str | None:
@@ -147,6 +189,8 @@ def credentials_of(environ: WSGIEnvironment) -> str | None:
         raise Unauthorized("The Authorization header is empty. Send your key as: Authorization: Bearer KEY.")
     if credentials is not None and not _AUTHORIZATION.fullmatch(credentials):
         raise BadRequest(code="bad_authorization")
+    if credentials is not None and " " not in credentials:
+        raise Unauthorized('The Authorization header lacks the word "Bearer". Send your key as: Authorization: Bearer KEY.')
     return credentials
 
 
@@ -169,22 +213,24 @@ def _accepts_gzip(accepted: str) -> bool:
     return False
 
 
-def _report(environ: WSGIEnvironment, changes: list[Change]) -> None:
-    if changes:
-        environ["mistral_filter.changes"] = (*environ.get("mistral_filter.changes", ()), *changes)
+def _report(environ: WSGIEnvironment, changes: Iterable[Change]) -> None:
+    environ["mistral_filter.changes"] = (*environ.get("mistral_filter.changes", ()), *changes)
+
+
+def _timing(call: Call) -> list[tuple[str, str]]:
+    """The header that says how long a call waited for its turn; it may stand beside one of the upstream's."""
+    return [("Server-Timing", f"wait;dur={call.waited * 1000:.0f}")] if call.waited else []
 
 
 def _upload(environ: WSGIEnvironment, call: Call) -> tuple[bytes | Iterator[bytes] | None, int | None]:
     """The body of a request that is not the filter's to judge, and its length: streamed, never held in memory."""
     if environ["REQUEST_METHOD"] not in _UPLOAD_METHODS:
         return None, None
-    declared = environ.get("CONTENT_LENGTH") or ""
-    coding = environ.get("HTTP_TRANSFER_ENCODING", "").strip().lower()
-    if coding not in ("", "chunked"):
-        raise BadRequest(code="bad_transfer_encoding")
-    if declared and not (declared.isascii() and declared.isdigit() and len(declared) <= _DIGITS):
+    length, chunked = framing_of(environ)
+    if length == MAX_LENGTH:
         raise BadRequest(code="bad_content_length")
-    length = int(declared) if declared else None if coding else 0
+    if length is None and not chunked:
+        length = 0
     if length == 0:
         return b"", 0
     if call.body is not None:

@@ -181,7 +181,12 @@ class Logger(glogging.Logger):  # type: ignore[misc]
 
 
 def on_starting(server: Any) -> None:
-    """Before the first worker: all descriptors that the system allows, and a clean directory for the counts of all workers."""
+    """Before the first worker: all descriptors that the system allows, and a clean directory for the counts of all workers.
+
+    Misspelt variables are named here, so that each worker need not.
+    """
+    for sentence in settings.new_warnings():
+        server.log.warning("%s", sentence)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -80,17 +80,23 @@ class Record(NamedTuple):
     ended: str
     request_id: str
     changes: tuple[Change, ...] = ()
+    waited: float = 0.0
+    """Seconds that it waited after a 429; only then they are in the line."""
 
     def facts(self) -> dict[str, object]:
         """Keys and values of the line. Only the last may hold spaces."""
         facts: dict[str, object] = {"method": self.method, "path": self.path, "status": self.status, "bytes": self.sent}
-        facts |= {"ms": round(self.seconds * 1000, 1), "ended": self.ended, "request_id": self.request_id}
+        facts["ms"] = round(self.seconds * 1000, 1)
+        if self.waited:
+            facts["wait_ms"] = round(self.waited * 1000, 1)
+        facts |= {"ended": self.ended, "request_id": self.request_id}
         return facts | {"changes": changes_text(self.changes) or "-"}
 
     def __str__(self) -> str:
+        wait = f"wait_ms={round(self.waited * 1000, 1)} " if self.waited else ""
         return (
             f"method={self.method} path={self.path} status={self.status} bytes={self.sent} ms={round(self.seconds * 1000, 1)} "
-            f"ended={self.ended} request_id={self.request_id} changes={changes_text(self.changes) or '-'}"
+            f"{wait}ended={self.ended} request_id={self.request_id} changes={changes_text(self.changes) or '-'}"
         )
 
 
@@ -124,7 +130,7 @@ def _record(ended: Ended, path: str, endpoint: str) -> Record:
     status = CODES[code].status if code in _CLIENT_ENDED else ended.status
     changes = ended.environ.get("mistral_filter.changes", ())
     request_id = request_id_of(ended.headers, ended.environ)
-    return Record(method, path, endpoint, status, ended.sent, ended.seconds, code, request_id, changes)
+    return Record(method, path, endpoint, status, ended.sent, ended.seconds, code, request_id, changes, ended.waited)
 
 
 _CLIENT_ENDED = ("client_gone", "client_slow")

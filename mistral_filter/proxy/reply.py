@@ -14,7 +14,9 @@ from werkzeug.datastructures import Headers
 from mistral_filter.errors import ClientGone, NotFound, UpstreamError
 from mistral_filter.paths import Target
 from mistral_filter.proxy.answers import Plan, error_answer
+from mistral_filter.proxy.answers.responses import next_number
 from mistral_filter.proxy.call import Call
+from mistral_filter.proxy.hints import NOT_OFFERED
 from mistral_filter.proxy.secret import Reply
 from mistral_filter.proxy.sockets import reset_on_close
 
@@ -22,12 +24,6 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 __all__ = ["decoded", "respond", "whole_error"]
-
-NOT_OFFERED = {
-    "/v1/responses": "This upstream does not offer /v1/responses. Let the client use chat completions: .chat(model) in the "
-    'AI SDK, set_default_openai_api("chat_completions") in openai-agents, use_responses_api=False in LangChain.',
-}
-"""Paths that not every upstream has (api.mistral.ai has them since 2026), and what to do when it answers 404."""
 
 REQUEST_ID = "mistral-correlation-id"
 """Mistral's name for what OpenAI's clients know as x-request-id."""
@@ -72,7 +68,9 @@ def respond(
     plain = names.get("content-encoding", "").lower() in ("", "identity")
     if kind == "text/event-stream":
         pieces = reply.pieces(heartbeat if plain else None)
-        stream = _stream(reply, plan.events(pieces) if plain else pieces, call, http_1_0, live=True, events=plain)
+        stream = _stream(
+            reply, plan.events(pieces) if plain else pieces, call, http_1_0, live=True, events=plan if plain else None
+        )
         # a stream that can be read may get an event more
         return _response(reply, stream, {**_LIVE, "Content-Length": ""} if plain else _LIVE)
     rewrites = plain and plan.rewrites_answer
@@ -102,15 +100,16 @@ def _still_wanted(reply: Reply, call: Call) -> None:
 
 
 def _stream(
-    reply: Reply, pieces: Iterator[bytes], call: Call, http_1_0: bool, *, live: bool = False, events: bool = False
+    reply: Reply, pieces: Iterator[bytes], call: Call, http_1_0: bool, *, live: bool = False, events: Plan | None = None
 ) -> Iterator[bytes]:
     """The body piece by piece. *live*: the head does not wait for the first piece.
 
-    *events*: the pieces are those of an event stream that can be read. A break is never a clean end: where an event could begin
-    it is an error event first, then the framing is left unterminated. An empty piece is a heartbeat, which also goes out only
-    where an event could begin.
+    *events*: the plan for the pieces, where they are those of an event stream that can be read. A break is never a clean end:
+    where an event could begin it is an error event first, then the framing is left unterminated. An empty piece is a heartbeat,
+    which also goes out only where an event could begin.
     """
     tail = b"\n\n"
+    number = 0
     try:
         if live:
             yield b""  # a model may think for longer than a router waits
@@ -118,13 +117,15 @@ def _stream(
             call.check()  # a slow client can take longer over what is here already than there is time
             if piece:
                 yield piece
+                if events is not None and events.responses:
+                    number = next_number(piece, number)
                 tail = piece if len(piece) > 3 else (tail + piece)[-4:]
-            elif events and tail.endswith(_EVENT_ENDS):
+            elif events is not None and tail.endswith(_EVENT_ENDS):
                 yield b": keep-alive\n\n"
     except (UpstreamError, ClientGone) as error:
         call.outcome = error.code
-        if events and isinstance(error, UpstreamError) and tail.endswith(_EVENT_ENDS):
-            yield b"data: " + error.body() + b"\n\n"
+        if events is not None and isinstance(error, UpstreamError) and tail.endswith(_EVENT_ENDS):
+            yield events.error_event(error, number)
         if http_1_0:
             reset_on_close(call.client)
         raise _broken_off() from None

@@ -6,6 +6,7 @@ value that may hold a secret. README.md has the same table: name, default and se
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import ssl
@@ -16,10 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mistral_filter.middleware import MAX_BODY
+from mistral_filter.models import parse_models
 from mistral_filter.paths import PATHS, ROOTS
 from mistral_filter.proxy.cors import parse_origins
 
-__all__ = ["SETTINGS", "SettingError", "Settings", "from_environment", "unknown_variables"]
+__all__ = ["SETTINGS", "SettingError", "Settings", "from_environment", "misspelt_variables", "new_warnings"]
 
 _PREFIX = "MISTRAL_FILTER_"
 _UPSTREAMS = {"codestral": "https://codestral.mistral.ai"}
@@ -101,6 +103,10 @@ def _seconds_or_off(text: str) -> float | None:
     return None if text.lower() in ("off", "0") else _seconds(text, ", or off")
 
 
+def _seconds_or_none(text: str) -> float:
+    return 0.0 if text.lower() in ("off", "0") else _seconds(text, ", or 0")
+
+
 def _count_or_off(text: str) -> int | None:
     if text.lower() == "off":
         return None
@@ -174,7 +180,10 @@ class Settings:
     translate: bool = _setting(True, _switch, "`off` applies the lists only, as the original worker did")
     bridge: bool = _setting(False, _switch, "`on` inserts an assistant message between a tool message and a user message")
     strict: bool = _setting(False, _switch, "`on` refuses a request that would lose something")
-    learn: bool = _setting(True, _switch, "`off` passes a 422 from Mistral on at once")
+    models: Mapping[str, str] = _setting(
+        {}, parse_models, "`NAME=MODEL …`: other names for models, `gpt-4o=mistral-large-latest gpt-*=mistral-small-latest`"
+    )
+    learn: bool = _setting(True, _switch, "`off` passes refusals of fields and options (422, 400 code 3051) on at once")
     reasoning: str = _setting("openai", _one_of("openai", "mistral"), "`mistral` leaves content lists as Mistral sends them")
     api_key: str | None = _setting(None, _secret, "a Mistral key that the server holds, see below", secret=True)
     api_keys: Mapping[str, str] = _setting({}, _named_secrets, "`NAME=KEY …`: the same for named upstreams", secret=True)
@@ -204,6 +213,12 @@ class Settings:
         _seconds_or_off,
         "seconds of silence after which an event stream gets a comment, `: keep-alive`, between two events; some hand-written "
         "clients do not understand comments",
+    )
+    patience: float = _setting(
+        0.0,
+        _seconds_or_none,
+        "seconds that a request may wait in all where Mistral answers 429: as long as the answer says, else 1 s, 2 s, 4 s …, "
+        "then it is sent again; `0` passes each 429 on; before the wait is over the client gets no byte",
     )
     concurrency: int | None = _setting(
         1000, _count_or_off, "calls under way per worker; beyond it 503 with `Retry-After`; `off` sets no limit"
@@ -290,10 +305,27 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
     return settings
 
 
-def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
-    """The variables in *environ* that look like settings but are not: misspelt, or of another version."""
-    known = {setting.variable for setting in SETTINGS}
-    return sorted(name for name in (os.environ if environ is None else environ) if name.startswith(_PREFIX) and name not in known)
+def misspelt_variables(environ: Mapping[str, str] | None = None) -> list[str]:
+    """A sentence for each variable in *environ* that looks like a setting but is none: misspelt, or of another version."""
+    known = [setting.variable for setting in SETTINGS]
+    names = sorted(os.environ if environ is None else environ)
+    return [_suggestion(name[:100], known) for name in names if name.startswith(_PREFIX) and name not in known]
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    short = {variable[len(_PREFIX) :]: variable for variable in known}  # the prefix would make all of them alike
+    close = difflib.get_close_matches(name[len(_PREFIX) :].upper(), short, 1)
+    return f"{name} is not a setting of this version and is ignored" + (f"; did you mean {short[close[0]]}?" if close else ".")
+
+
+_warned: set[str] = set()
+
+
+def new_warnings() -> list[str]:
+    """What ``misspelt_variables`` says, each sentence once for a process and those forked from it."""
+    fresh = [sentence for sentence in misspelt_variables() if sentence not in _warned]
+    _warned.update(fresh)
+    return fresh
 
 
 # --------------------------------------------------------------------------------- what the server and the platform set

@@ -11,11 +11,13 @@ from msgspec import json
 from mistral_filter import __version__
 from mistral_filter.errors import MethodNotAllowed, MistralFilterError, NotFound
 from mistral_filter.explain import explain
-from mistral_filter.fields import ENDPOINTS
+from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS
 from mistral_filter.middleware import MAX_BODY, read_body, wants_strict
+from mistral_filter.models import check_models
 from mistral_filter.paths import PATHS, Target, locate
 from mistral_filter.proxy.call import call_of, note_outcome
 from mistral_filter.proxy.forward import Forwarder
+from mistral_filter.proxy.hints import hint_for, hint_for_unknown
 from mistral_filter.proxy.secret import ServerKey
 from mistral_filter.proxy.upstream import Upstream
 
@@ -26,15 +28,6 @@ __all__ = ["METHODS", "create_blueprint", "error_response"]
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 """What Mistral's API uses (OpenAPI 2026-08-21), and HEAD."""
-
-MISSING = {
-    "completions": "Mistral has no /v1/completions. Use /v1/chat/completions (in LlamaIndex's OpenAILike: is_chat_model=True), "
-    "or /v1/fim/completions for code with a suffix.",
-    "images": "Mistral has no /v1/images. Images are made by agents with the image_generation tool.",
-    "dashboard": "Mistral has no billing API. The client works without it; usage is shown at https://admin.mistral.ai.",
-}
-"""First path segments below /v1 that OpenAI has and Mistral has not (OpenAPI 2026-08-21), and what to do instead."""
-
 
 _NO_KEY = ServerKey(None)
 
@@ -59,6 +52,7 @@ def create_blueprint(
     endpoints are refused. Put ``Calls`` outermost for timeouts and bounds, and set ``app.url_map.merge_slashes = False``: a
     redirected POST loses its body.
     """
+    check_models((filter_options or {}).get("models") or {})  # names that cannot be used stop the start, not a request
     blueprint = Blueprint("mistral_filter", __name__)
     prefixes = tuple("/" + name if name else "" for name in upstreams)
     send, own_keys = forwarder or Forwarder(), keys or {}
@@ -74,7 +68,7 @@ def create_blueprint(
 
     @blueprint.route("/explain/<path:endpoint>", methods=["POST"])
     def explain_body(endpoint: str) -> Response:
-        """What the filter would do to the body; no key is needed and nothing is sent on."""
+        """What the filter would do to the body; no key is needed and nothing is sent on. ``?fields=`` chooses another list."""
         by_path = {path: name for name, path in PATHS.items()}
         name = endpoint if endpoint in ENDPOINTS else by_path.get(endpoint.removeprefix("v1/"))
         if name is None:
@@ -82,6 +76,8 @@ def create_blueprint(
         call_of(request.environ).take_place()
         options = {**(filter_options or {})}
         options["strict"] = options.get("strict") or wants_strict(request.environ)
+        if request.args.get("fields") in CHAT_FIELDS:  # for the inspector, which compares the lists
+            options["fields"] = request.args["fields"]
         explanation = explain(read_body(request.environ, min(max_body, MAX_EXPLAIN)), name, **options)
         response = Response(explanation.as_json(), content_type="application/json")
         response.headers["X-Content-Type-Options"] = "nosniff"
@@ -122,15 +118,11 @@ def _target(environ: WSGIEnvironment, prefixes: tuple[str, ...]) -> Target:
     method = environ["REQUEST_METHOD"]
     target = locate(environ.get("PATH_INFO", ""), prefixes)
     if target is None or target.refused:
-        raise NotFound(
-            "There is nothing at this path. Mistral's API is below /v1: use a base URL that ends in /v1, and plain paths such as "
-            "/v1/chat/completions."
-        )
+        raise NotFound(hint_for_unknown(environ.get("PATH_INFO", ""), prefixes))
     if target.endpoint is not None and method != "POST":
         raise MethodNotAllowed(f"{target.path} takes POST with a JSON body, not {method}.", "POST, OPTIONS")
     if target.path == "/v1" and method not in ("GET", "HEAD"):
         raise NotFound("There is nothing to send to at /v1. Add the endpoint: /v1/chat/completions.")
-    missing = MISSING.get(target.path.partition("/v1/")[2].split("/")[0])
-    if missing is not None:
-        raise NotFound(missing)
+    if (hint := hint_for(target, method)) is not None:
+        raise NotFound(hint)
     return target

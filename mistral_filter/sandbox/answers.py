@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["COMPLETIONS", "MODELS", "NO_MODEL", "answer", "dump"]
+from mistral_filter.sandbox import content
+from mistral_filter.sandbox.content import NO_MODEL, THOUGHT, Function, dump
+from mistral_filter.sandbox.models import MODELS, Model
+
+__all__ = ["COMPLETIONS", "answer"]
 
 Json = dict[str, Any]
 Choice = tuple[Json, list[Json], str]
 """A whole message, the same in pieces for a stream, and why it ends."""
 
 COMPLETIONS = ("chat", "agents", "fim")
-NO_MODEL = "This is the mistral-filter sandbox: no model was asked."
 
 
 def answer(body: Json, endpoint: str) -> Json | Iterator[Json]:
     """The answer to a body that keeps every rule of *endpoint*, or the events of it where a stream is asked for."""
     return _completion(body) if endpoint in COMPLETIONS else _other(body, endpoint)
-
-
-def dump(value: object) -> bytes:
-    """JSON in raw UTF-8 as Mistral sends it, U+2028 included; half an emoji, legal in a request, has none and becomes "?"."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def _completion(body: Json) -> Json | Iterator[Json]:
@@ -49,79 +46,48 @@ def _chunks(head: Json, choices: list[Choice], usage: Json) -> Iterator[Json]:
 
 
 def _choice(body: Json) -> Choice:
-    messages: list[Json] = body.get("messages") or [{"role": "user", "content": body.get("prompt")}]
+    messages: list[Json] = body.get("messages") or [{"role": "user", "content": None}]
     start: Json = {"role": "assistant", "content": ""}
-    if (function := _function(body)) and messages[-1]["role"] == "user":
-        filled = {"name": function["name"], "arguments": _fill({"type": "object", **function["parameters"]})}
-        call = {"id": uuid.uuid4().hex[:9], "function": filled, "index": 0}
-        # One delta holds the whole call. In a stream Mistral may leave out the type, so it is left out here.
-        deltas = [start, {"content": "", "tool_calls": [call]}]
-        return {**start, "tool_calls": [{**call, "type": "function"}]}, deltas, "tool_calls"
-    said = next((_said(m.get("content")) for m in reversed(messages) if m["role"] == "user"), "")
-    text = f"{NO_MODEL} You said: {said}"
-    if messages[-1]["role"] == "tool":
-        text += f" The tool answered: {_said(messages[-1].get('content'))}"
+    if made := _calls(body, messages):
+        # One delta holds all calls. In a stream Mistral may leave out the type, so it is left out here.
+        message = {**start, "tool_calls": [{**call, "type": "function"} for call in made]}
+        return message, [start, {"content": "", "tool_calls": made}], "tool_calls"
     wanted = body.get("response_format") or {}
-    if wanted.get("type") == "json_schema" and wanted.get("json_schema"):
-        text = _fill(wanted["json_schema"]["schema"])
-    elif wanted.get("type") in ("json_object", "json_schema"):
-        text = dump({"sandbox": NO_MODEL, "you_said": said}).decode()
-    pieces: list[Any] = [text[i : i + 24] for i in range(0, len(text), 24)]
-    content: Any = text
-    if str(body.get("model", "")).startswith("magistral") or body.get("reasoning_effort") not in (None, "none"):
-        thought = [{"type": "text", "text": "Nothing was thought: "}, {"type": "text", "text": "this is the sandbox."}]
-        content = [{"type": "thinking", "thinking": thought, "closed": True}, {"type": "text", "text": text}]
+    schema = (wanted.get("json_schema") or {}).get("schema")
+    text = content.text(wanted.get("type"), schema, messages[-1]["role"] == "tool")
+    whole: Any = text
+    pieces: list[Any] = content.pieces(text)
+    effort = body.get("reasoning_effort")
+    if MODELS.get(str(body.get("model")), Model()).reasons if effort is None else effort != "none":
+        thought = [{"type": "text", "text": piece} for piece in THOUGHT]
+        whole = [{"type": "thinking", "thinking": thought, "closed": True}, {"type": "text", "text": text}]
         pieces = [[{"type": "text", "text": piece}] for piece in pieces]
         pieces = [[{"type": "thinking", "thinking": [part]}] for part in thought] + pieces
     deltas = [start, *({"content": piece} for piece in pieces), {"content": ""}]
-    return {"role": "assistant", "content": content, "tool_calls": None}, deltas, "stop"
+    return {"role": "assistant", "content": whole, "tool_calls": None}, deltas, "stop"
 
 
-def _function(body: Json) -> Json | None:
-    """The function to call: the one that ``tool_choice`` names, or the first."""
-    choice = body.get("tool_choice")
+def _calls(body: Json, messages: list[Json]) -> list[Json]:
+    tools = [tool["function"] for tool in body.get("tools") or [] if "function" in tool]
+    functions = [Function(tool["name"], tool["parameters"]) for tool in tools]
+    choice = body.get("tool_choice", "auto")
     name = choice["function"]["name"] if isinstance(choice, dict) else None
-    functions = (tool["function"] for tool in body.get("tools") or [] if "function" in tool and choice != "none")
-    return next((function for function in functions if name in (None, function["name"])), None)
+    last_user = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=0)
+    called = {call["function"]["name"] for message in messages[last_user:] for call in message.get("tool_calls") or []}
+    user = _text(messages[-1].get("content")) if messages[-1]["role"] == "user" else None
+    made = content.calls(functions, "any" if name else choice, name, user, called)
+    if body.get("parallel_tool_calls") is False:
+        made = made[:1]
+    return [
+        {"id": uuid.uuid4().hex[:9], "function": {"name": call.function.name, "arguments": call.arguments}, "index": i}
+        for i, call in enumerate(made)
+    ]
 
 
-def _said(content: object) -> str:
-    """The text of a message's content, cut to what an answer may quote."""
-    chunks = content if isinstance(content, list) else []
-    return (content if isinstance(content, str) else " ".join(str(c["text"]) for c in chunks if c["type"] == "text"))[:200]
-
-
-def _fill(schema: Any) -> str:
-    """JSON text of the smallest value for a schema; ``{}`` for a schema that is none."""
-    try:
-        return dump(_sample(schema, schema, 12)).decode()
-    except (AttributeError, LookupError, TypeError, ValueError):
-        return "{}"
-
-
-def _sample(schema: Any, root: Any, depth: int) -> Any:
-    """Required properties only. Patterns and formats are not honoured; *depth* ends a schema that holds itself."""
-    if not depth or not isinstance(schema, dict):
-        return None
-    if "$ref" in schema:
-        target = root
-        for part in schema["$ref"].split("/")[1:]:
-            target = target[part]
-        return _sample(target, root, depth - 1)
-    if known := [schema[key] for key in ("const", "default") if key in schema] or schema.get("enum"):
-        return known[0]
-    if union := schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf"):
-        return _sample(union[0], root, depth - 1)
-    kind = schema.get("type", "object" if "properties" in schema else "string")
-    kind = kind[0] if isinstance(kind, list) else kind
-    if kind == "object":
-        fields = schema.get("properties", {})
-        return {name: _sample(fields.get(name, {}), root, depth - 1) for name in schema.get("required", ())}
-    if kind == "array":
-        return [_sample(schema.get("items"), root, depth - 1)] * min(schema.get("minItems", 0), 16)
-    if kind in ("integer", "number"):
-        return schema.get("minimum", 0)
-    return {"boolean": False, "null": None}.get(kind, NO_MODEL[: schema.get("maxLength")])
+def _text(value: object) -> str:
+    """The text of a message's content."""
+    chunks = value if isinstance(value, list) else []
+    return value if isinstance(value, str) else " ".join(str(chunk["text"]) for chunk in chunks if chunk["type"] == "text")
 
 
 _CATEGORIES = ("sexual", "hate_and_discrimination", "violence_and_threats", "selfharm", "health", "financial", "law", "pii")
@@ -137,7 +103,7 @@ def _other(body: Json, endpoint: str) -> Json:
         inputs = [inputs]  # one text or conversation
     head: Json = {"id": uuid.uuid4().hex, "model": body["model"]}
     if endpoint == "embeddings":
-        length = int(min(body.get("output_dimension") or 8, 3072))
+        length = int(body.get("output_dimension") or MODELS.get(body["model"], Model()).dimensions or 1024)
         tokens = sum(len(text) // 4 + 1 for text in inputs)
         # Floats even where base64 is asked for: that is what Mistral answers to the OpenAI JS SDK, whose default it is.
         # They depend on the text alone, and a float32 holds them exactly.
@@ -150,18 +116,3 @@ def _other(body: Json, endpoint: str) -> Json:
     if endpoint.endswith("moderations"):
         result = {"categories": dict.fromkeys(_CATEGORIES, False), "category_scores": dict.fromkeys(_CATEGORIES, 0.0)}
     return {**head, "results": [result for _ in inputs]}
-
-
-def _model(name: str, *abilities: str) -> Json:
-    known = ("completion_chat", "function_calling", "completion_fim", "reasoning", "vision")
-    capabilities = {ability: ability in abilities for ability in known}
-    card = {"id": name, "object": "model", "created": 0, "owned_by": "mistralai", "type": "base", "capabilities": capabilities}
-    return {**card, "name": name, "description": NO_MODEL, "max_context_length": 131072, "aliases": [], "deprecation": None}
-
-
-MODELS = [
-    _model("mistral-small-latest", "completion_chat", "function_calling", "vision"),
-    _model("magistral-small-latest", "completion_chat", "function_calling", "reasoning"),
-    _model("codestral-latest", "completion_chat", "function_calling", "completion_fim"),
-    _model("mistral-embed"),
-]

@@ -184,10 +184,10 @@ def done(number: int) -> Json:
 
 
 VERY_MANY = {
-    "calls and results": talk([f"call_{n}" for n in range(3000)]),
-    "calls without ids": talk([None] * 3000),
-    "calls and results as items": items(*map(item, range(3000)), *map(done, reversed(range(3000)))),
-    "texts beside a call as items": items(item(0), *([ANSWER] * 3000), done(0)),
+    "calls and results": talk([f"call_{n}" for n in range(2000)]),
+    "calls without ids": talk([None] * 2000),
+    "calls and results as items": items(*map(item, range(2000)), *map(done, reversed(range(2000)))),
+    "texts beside a call as items": items(item(0), *([ANSWER] * 2000), done(0)),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import tracemalloc
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from mistral_filter import filter_body
-from mistral_filter.document import BUDGET, Document
+from mistral_filter.document import BUDGET, ROOM, ROOM_FOR_EACH_BYTE, Document
 from mistral_filter.errors import TooComplex, TooDeep
 from mistral_filter.parsing import check_depth, parse, survey
 from mistral_filter.parts import Array, Object, encode
@@ -207,6 +208,58 @@ def test_too_many_parts_are_refused_in_little_memory(name: str) -> None:
     assert (caught.value.status, caught.value.code) == (400, "too_complex")
     assert "Send fewer" in caught.value.message
     assert peak < 3 * len(body) + 4_000_000
+
+
+CALL = b'{"id":"%d","function":{"name":"f"}}'
+DEAR = {
+    "calls": lambda n: messages(CALLS % b",".join(CALL % i for i in range(n)), 1),
+    "legacy calls": lambda n: messages(b'{"role":"assistant","function_call":{}}', n),
+    "custom calls": lambda n: messages(CALLS % b",".join([b'{"type":"custom","custom":{}}'] * n), 1),
+    "calls in turns": lambda n: messages(CALLS % b'{"id":"a"}' + b',{"role":"tool","tool_call_id":"a","name":"f!"}', n),
+    "spaced messages": lambda n: messages(b'{"role" : "user","content":"" }', n),
+    "parts that change": lambda n: messages(b'{"role":"user","content":[%s]}' % b",".join([b'{"type":"input_text"}'] * n), 1),
+    "parts that move": lambda n: messages(b'{"role":"tool","content":[%s]}' % b",".join([b'{"type":"image_url"}'] * n), 1),
+    "unknown fields": lambda n: messages(b'{"role":"user","content":"","x":0}', n),
+    "escaped keys": lambda n: b"{" + b",".join(b'"\\u0061%d":0' % i for i in range(n)) + b"}",
+    "results as items": lambda n: b'{"input":[' + b",".join([b'{"type":"function_call_output"}'] * n) + b"]}",
+    "half emoji": lambda n: messages(b'{"role":"user","content":"' + b"\\ud83d" * n + b'"}', 1),
+}
+
+
+@pytest.mark.parametrize("size", [70_000, 240_000])
+@pytest.mark.parametrize("name", [*MANY, *DEAR])
+def test_no_body_takes_more_memory_than_four_bodies_and_the_floor(name: str, size: int) -> None:
+    """Whether it is refused or not, and though nothing is ever closed of some: what is held is counted, and so bounded."""
+    make = {**MANY, **DEAR}[name]
+    body = make(size * 100 // (len(make(200)) - len(make(100))))
+    filter_body(b"{}")
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(TooComplex):
+            filter_body(body)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < (ROOM_FOR_EACH_BYTE + 1) * len(body) + ROOM
+
+
+def test_a_small_body_of_many_parts_is_refused_for_its_memory() -> None:
+    """The budget of time alone would let it pass."""
+    assert filter_body(MANY["empty tool calls"](1_000)).changes
+    with pytest.raises(TooComplex) as caught:
+        filter_body(MANY["empty tool calls"](BUDGET // 8))
+    assert caught.value.param == "messages"
+
+
+def test_parts_that_are_closed_give_their_memory_back() -> None:
+    """A conversation may be much longer than what could be held of it at once."""
+    body = messages(b'{ "role":"user", "content":[{"type":"text","text":"Hi"}] }', 6_000)
+    assert filter_body(body)[:2] == (body, ())
+    root = opened(body)
+    array = root.array("messages")
+    assert array is not None
+    with pytest.raises(TooComplex):
+        [message.array("content") for message in array.objects()]
 
 
 def test_what_to_send_less_of_is_named() -> None:

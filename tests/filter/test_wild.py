@@ -1,4 +1,5 @@
-"""Random wild bodies (``wild``): filtering twice is filtering once, and no field is left that Mistral forbids.
+"""Random wild bodies (``wild``): filtering twice is filtering once, no field is left that Mistral forbids, and greedy sampling
+has the ``top_p`` that Mistral takes.
 
 ``MISTRAL_FILTER_WILD=100000`` tries so many of them instead of 1,000.
 """
@@ -34,6 +35,7 @@ def test_wild_bodies(seed: int) -> None:
                 continue
             assert filter_body(once.body, endpoint, fields=fields)[:2] == (once.body, ()), body
             assert forbidden(endpoint, json.loads(once.body)) == [], body
+            assert sdk.greedy_refusals(json.loads(once.body)) == [], body
     assert refused < COUNT
 
 

@@ -34,6 +34,9 @@ TOP = (
 ).split()
 
 
+MODELS = ("m", "magistral-small-latest", "mistral-small-latest", "zai-glm-5-3", "codestral-2508", "mistral-embed")
+
+
 class Wild:
     """Makes bodies from one seed."""
 
@@ -44,7 +47,7 @@ class Wild:
         """An endpoint and a body for it."""
         dice = self._dice
         endpoint = dice.choice(["chat"] * 6 + ["agents", "chat/moderations", "chat/classifications", "fim", "embeddings", "ocr"])
-        body: dict[str, Json] = {"agent_id" if endpoint == "agents" else "model": dice.choice(["m", "magistral-small-latest"])}
+        body: dict[str, Json] = {"agent_id" if endpoint == "agents" else "model": dice.choice(MODELS)}
         if endpoint in ("chat", "agents"):
             self._conversation(body)
         elif endpoint == "chat/moderations":
@@ -86,6 +89,9 @@ class Wild:
             "response_format": self._format,
             "prediction": lambda: {"type": "content", "content": dice.choice(["x", self._list(self._part)]), **self._extra()},
             "reasoning": lambda: {"effort": dice.choice(["low", "max", None]), **self._extra()},
+            "reasoning_effort": lambda: dice.choice(["none", "minimal", "medium", "max"]),
+            "temperature": lambda: dice.choice([0, 0.0, -1, 1]),
+            "top_p": lambda: dice.choice([0, 0.5, 1, 2]),
         }
         for name, make in makers.items():
             if dice.random() < 0.25:
@@ -105,6 +111,7 @@ class Wild:
                 "tool_calls": lambda: self._list(lambda: self._strange(self._call)),
                 "function_call": lambda: {"name": "f", "arguments": "{}", **self._extra()},
                 "reasoning_content": lambda: dice.choice(WORDS),
+                "reasoning_details": lambda: self._list(lambda: {"type": "reasoning.text", "text": dice.choice(WORDS)}),
                 "refusal": lambda: dice.choice(["No.", None]),
                 "prefix": lambda: dice.choice([True, False, None]),
             }.items():
@@ -185,7 +192,10 @@ class Wild:
         )
         message = self._message()
         item = {**(message if isinstance(message, dict) else {}), "type": kind, "call_id": self._dice.choice(WORDS)}
-        return self._strange(lambda: {**item, "name": "f", "arguments": "{}", "output": self._any(), "input": "x"})
+        more = {"name": "f", "arguments": "{}", "output": self._any(), "input": "x"}
+        if kind == "reasoning":
+            more["summary"] = self._list(lambda: {"type": "summary_text", "text": self._dice.choice(WORDS)})
+        return self._strange(lambda: {**item, **more})
 
     def _extra(self) -> dict[str, Json]:
         """Mostly nothing; sometimes a key that may not belong there."""

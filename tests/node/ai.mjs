@@ -30,6 +30,7 @@ export async function checks(chat, embedding, scripted) {
       ],
     },
   ];
+  const asking = 'Call weather {"city": "Paris"}';
   const fails = (error) => {
     throw error;
   };
@@ -54,13 +55,13 @@ export async function checks(chat, embedding, scripted) {
 
   await check("tool loop", async () => {
     const first = await generateText({ model, messages: begun, tools, ...once });
-    const messages = [...begun, ...first.response.messages, { role: "user", content: "And now?" }];
+    const messages = [...begun, ...first.response.messages, { role: "user", content: asking }];
     const second = await generateText({ model, messages, tools, stopWhen: stepCountIs(3), ...once });
     return [first.text, second.steps.flatMap((step) => step.toolCalls.map((call) => [call.toolName, call.input])), second.text];
   });
 
   await check("tool loop in a stream", async () => {
-    const stream = streamText({ model, prompt: "Hi", tools, stopWhen: stepCountIs(3), onError: () => {}, ...once });
+    const stream = streamText({ model, prompt: asking, tools, stopWhen: stepCountIs(3), onError: () => {}, ...once });
     let text = "";
     for await (const part of stream.fullStream) {
       if (part.type === "error") fails(part.error);

@@ -7,6 +7,7 @@ const scripted = new OpenAI({ baseURL: SCRIPTED, apiKey: "none", maxRetries: 0 }
 const messages = [{ role: "user", content: "Hi" }];
 const parameters = { type: "object", properties: { city: { type: "string", enum: ["Paris"] } }, required: ["city"] };
 const tools = [{ type: "function", function: { name: "weather", parameters } }];
+const asking = { role: "user", content: 'Call weather {"city": "Paris"}' };
 const call = { id: "call_fromAnotherProvider1", type: "function", function: { name: "weather", arguments: "{}" } };
 const begun = [
   ...messages,
@@ -58,7 +59,7 @@ await check("arrival", async () => {
 
 await check("tool loop", async () => {
   const first = await client.chat.completions.create({ model: MODEL, messages: begun, tools });
-  const more = [...begun, first.choices[0].message, { role: "user", content: "And now?" }];
+  const more = [...begun, first.choices[0].message, asking];
   const second = (await client.chat.completions.create({ model: MODEL, messages: more, tools })).choices[0].message;
   const result = { role: "tool", tool_call_id: second.tool_calls[0].id, content: "9 degrees" };
   const third = await client.chat.completions.create({ model: MODEL, messages: [...more, second, result], tools });
@@ -68,7 +69,7 @@ await check("tool loop", async () => {
 await check("tool runner", async () => {
   const run = client.chat.completions.runTools({
     model: MODEL,
-    messages,
+    messages: [asking],
     stream: true,
     tools: [{ type: "function", function: { name: "weather", parameters, parse: JSON.parse, function: ({ city }) => `9 in ${city}` } }],
   });
@@ -81,7 +82,7 @@ await check("embeddings as floats", async () => {
 });
 
 await check("dimensions", async () => {
-  const answer = await client.embeddings.create({ model: "mistral-embed", input: "one", dimensions: 5 });
+  const answer = await client.embeddings.create({ model: "codestral-embed", input: "one", dimensions: 5 });
   return answer.data[0].embedding.length;
 });
 
@@ -90,7 +91,7 @@ await check("embeddings", async () => {
   return answer.data.map((item) => Array.from(item.embedding));
 });
 
-await check("models", async () => (await gather(await client.models.list())).map((model) => model.id));
+await check("models", async () => (await gather(await client.models.list())).some((model) => model.id === MODEL));
 
 await check("reasoning", async () => {
   const { content, reasoning_content } = (await client.chat.completions.create({ model: THINKER, messages })).choices[0].message;
@@ -103,6 +104,38 @@ await check("reasoning in a stream", async () => {
   return { content: all("content"), reasoning_content: all("reasoning_content") };
 });
 
+const flat = [{ type: "function", name: "weather", parameters, strict: true }];
+
+await check("responses", async () => {
+  const options = { instructions: "Be brief.", store: true, truncation: "auto", user: "someone", include: ["reasoning.encrypted_content"] };
+  const { output_text, status, usage } = await client.responses.create({ model: MODEL, input: "Hi", ...options });
+  return { output_text, status, usage: usage.total_tokens > 0 };
+});
+
+await check("responses in a stream", async () => {
+  const stream = client.responses.stream({ model: MODEL, input: "Hi" });
+  const texts = [];
+  stream.on("response.output_text.delta", (event) => texts.push(event.delta));
+  const { output_text } = await stream.finalResponse();
+  return { output_text, several: texts.length > 1, same: texts.join("") === output_text };
+});
+
+await check("responses tool loop", async () => {
+  const input = [asking];
+  const first = await client.responses.create({ model: MODEL, input, tools: flat });
+  const { name, arguments: args, call_id } = first.output[0];
+  input.push(...first.output, { type: "function_call_output", call_id, output: "9 degrees" });
+  const second = await client.responses.create({ model: MODEL, input, tools: flat });
+  return [name, args, second.output_text];
+});
+
+await check("responses reasoning", async () => {
+  const stream = client.responses.stream({ model: MODEL, input: "Hi", reasoning: { effort: "high", summary: "auto" } });
+  const { output, output_text } = await stream.finalResponse();
+  return [output[0].type, output[0].content[0].text, output_text];
+});
+
+await check("responses state", () => client.responses.create({ model: MODEL, input: "Hi", previous_response_id: "resp_1" }));
 await check("no such path", () => client.completions.create({ model: MODEL, prompt: "Hi" }));
 await check("conversation refused", () => client.chat.completions.create({ model: MODEL, messages: [] }));
 await check("token ids", () => client.embeddings.create({ model: "mistral-embed", input: [1, 2, 3] }));

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from mistral_filter import Change, filter_body
-from mistral_filter.proxy.learning import Learned, Place, places_of, without
-from mistral_filter.proxy.violations import extra_fields, read
+from mistral_filter import filter_body
+from mistral_filter.filtering import Learnt
+from mistral_filter.proxy.learning import Learned, cured, learnt_of
+from mistral_filter.proxy.violations import NOT_ENABLED, Violation, curable, read
 
 Loc = list[Any]
 
@@ -20,9 +21,13 @@ CHUNKS = "list[tagged-union[TextChunk,ImageURLChunk,DocumentURLChunk,ReferenceCh
 
 def dropped(body: Any, *locs: Loc) -> tuple[Any, list[str]]:
     """The body without what the locs name, and the paths of the changes."""
-    out, changes = without(json.dumps(body).encode(), [("body", *loc) for loc in locs])
-    assert all((change.action, change.loss) == ("drop", "lost") for change in changes)
+    out, changes, _ = cured(json.dumps(body).encode(), [extra("body", *loc) for loc in locs])
+    assert all(change.action == "drop" for change in changes)
     return json.loads(out), [change.path for change in changes]
+
+
+def extra(*loc: Any) -> Violation:
+    return Violation(tuple(loc), "extra_forbidden", "Extra inputs are not permitted")
 
 
 # -------------------------------------------------------------------------------------------------- dropping what is named
@@ -114,7 +119,7 @@ def test_exactly_the_named_field_goes(body: Any, loc: Loc, expected: Any, path: 
 def test_everything_else_keeps_its_bytes() -> None:
     """Numbers, escapes and a caller's schemas survive the second try to the byte."""
     kept = b'{"a":{"z":1.10,"b":[1e2,-0]},"model":"\\u00e9","messages":[{"role":"user","content":"\xc3\xa9"}]'
-    out, changes = without(kept + b',"x":1}', [("body", "x")])
+    out, changes, _ = cured(kept + b',"x":1}', [extra("body", "x")])
     assert out == kept + b"}"
     assert [change.path for change in changes] == ["x"]
 
@@ -216,23 +221,91 @@ def test_a_place_that_can_be_read_in_very_many_ways_is_given_up() -> None:
 def test_a_place_that_is_the_whole_body_is_none() -> None:
     """Nor is an empty one."""
     for loc in ((), ("body",)):
-        assert without(b'{"body":1}', [loc]) == (b'{"body":1}', [])
+        assert cured(b'{"body":1}', [extra(*loc)]) == (b'{"body":1}', (), ())
 
 
 def test_nothing_named_is_nothing_dropped() -> None:
     """Without places the body is the very same."""
     body = b'{ "model" : "m" }'
-    assert without(body, []) == (body, [])
+    assert cured(body, []) == (body, (), ())
 
 
 def test_half_an_emoji_is_no_reason_to_fail() -> None:
     """A body that the filter let through with a lone surrogate can be tried again, or stays as it is: it is no error now."""
     body = b'{"model":"m","x":1,"messages":[{"role":"user","content":"\\ud83d"}]}'
-    out, changes = without(body, [("body", "x")])
+    out, changes, _ = cured(body, [extra("body", "x")])
     assert (out, [change.path for change in changes]) in [
         (b'{"model":"m","messages":[{"role":"user","content":"\\ud83d"}]}', ["x"]),
         (body, []),
     ]
+
+
+# -------------------------------------------------------------------------------------------------- what a model does not take
+
+
+def not_enabled(*place: str, values: tuple[str, ...] = ()) -> Violation:
+    return Violation(("body", *place), NOT_ENABLED, "a sentence", values)
+
+
+EFFORT = b'{"model":"m","reasoning_effort":"medium","messages":[{"role":"user","content":"x"}]}'
+
+
+def test_the_nearest_of_the_named_values_is_set() -> None:
+    """An approximation, and the values are learnt: the next request may ask for another effort."""
+    new = cured(EFFORT, [not_enabled("reasoning_effort", values=("low", "high", "max")), not_enabled("reasoning", "effort")])
+    assert new.body == EFFORT.replace(b"medium", b"high")
+    assert [(change.action, change.path, change.loss) for change in new.changes] == [("set", "reasoning_effort", "approximate")]
+    assert new.learnt == (Learnt(("reasoning_effort",), ("low", "high", "max"), of_model=True),)
+
+
+def test_an_option_without_values_goes_from_everywhere() -> None:
+    """Of the places where it may be asked for, those that the body has."""
+    body = b'{"model":"m","logprobs":true,"top_logprobs":2,"messages":[{"role":"user","content":"x"}]}'
+    new = cured(body, [not_enabled("logprobs"), not_enabled("top_logprobs"), not_enabled("reasoning_effort")])
+    assert new.body == b'{"model":"m","messages":[{"role":"user","content":"x"}]}'
+    assert [(change.path, change.loss) for change in new.changes] == [("logprobs", "lost"), ("top_logprobs", "lost")]
+    assert [each.location for each in new.learnt] == [("logprobs",), ("top_logprobs",)]
+
+
+def test_the_effort_of_a_responses_body() -> None:
+    """It is in ``reasoning`` there."""
+    body = b'{"model":"m","input":"x","reasoning":{"effort":"medium","summary":null}}'
+    places = [
+        not_enabled("reasoning_effort", values=("none", "high")),
+        not_enabled("reasoning", "effort", values=("none", "high")),
+    ]
+    new = cured(body, places)
+    assert new.body == body.replace(b"medium", b"high")
+    assert new.learnt == (Learnt(("reasoning", "effort"), ("none", "high"), of_model=True),)
+
+
+@pytest.mark.parametrize(
+    ("body", "violation"),
+    [
+        (EFFORT, not_enabled("reasoning_effort", values=("medium", "high"))),
+        (EFFORT, not_enabled("model")),
+        (EFFORT, not_enabled("messages")),
+        (EFFORT, not_enabled("top_k")),
+    ],
+)
+def test_what_cannot_help_is_not_tried(body: bytes, violation: Violation) -> None:
+    """A value that is said to be taken, what no request can do without, an option that the request does not ask for."""
+    assert cured(body, [violation]) == (body, (), ())
+
+
+def test_an_option_is_not_remembered_for_requests_without_a_model() -> None:
+    """Two agents may have two models."""
+    learned = Learned()
+    learned.learn("u", "Bearer a", None, "agents", [Learnt(("top_k",), of_model=True), Learnt(("x",))])
+    assert known(learned, "u", "Bearer a", None, "agents") == (("x",),)
+
+
+def test_the_latest_counts_of_one_place() -> None:
+    """A model that took some efforts takes none now."""
+    learned = Learned()
+    learned.learn(*WHO, [Learnt(("reasoning_effort",), ("high",), of_model=True)])
+    learned.learn(*WHO, [Learnt(("reasoning_effort",), (), of_model=True)])
+    assert learned.known(*WHO) == (Learnt(("reasoning_effort",), (), of_model=True),)
 
 
 # ---------------------------------------------------------------------------------------------------------- what is learnt
@@ -240,30 +313,31 @@ def test_half_an_emoji_is_no_reason_to_fail() -> None:
 WHO: tuple[str, str | None, str | None, str] = ("https://api.mistral.ai", "Bearer key-of-a", "mistral-small-latest", "chat")
 
 
-def change(path: str) -> Change:
-    return Change("drop", path, "refused", "lost")
+def places(*paths: str) -> list[Learnt]:
+    return [each for path in paths for each in learnt_of(path)]
 
 
-def places(*paths: str) -> tuple[Place, ...]:
-    return places_of(change(path) for path in paths)
+def known(learned: Learned, *who: Any) -> tuple[tuple[str, ...], ...]:
+    """The locations that are remembered."""
+    return tuple(each.location for each in learned.known(*(who or WHO)))
 
 
 def applied(learned: Learned, body: Any) -> tuple[Any, list[str]]:
     """*body* without what is learnt at its top, as the filter leaves it out, and what that is."""
-    known = [place[0] for place in learned.places(*WHO) if len(place) == 1 and place[0] in body]
-    return {name: value for name, value in body.items() if name not in known}, known
+    gone = [place[0] for place in known(learned) if len(place) == 1 and place[0] in body]
+    return {name: value for name, value in body.items() if name not in gone}, gone
 
 
 def test_a_refusal_is_learnt_from_end_to_end() -> None:
     """From Mistral's answer to the next request, which has the field elsewhere."""
     refusal = {"type": "extra_forbidden", "loc": ["body", "messages", 0, "user", "name"], "msg": "Extra inputs are not permitted"}
     body = b'{"model":"m","messages":[{"role":"user","content":"x","name":"n"}]}'
-    smaller, changes = without(body, extra_fields(read(json.dumps({"detail": [refusal]}).encode())))
-    assert smaller == b'{"model":"m","messages":[{"role":"user","content":"x"}]}'
+    new = cured(body, curable(read(json.dumps({"detail": [refusal]}).encode())))
+    assert new.body == b'{"model":"m","messages":[{"role":"user","content":"x"}]}'
     learned = Learned()
-    learned.learn(*WHO, places_of(changes))
-    assert learned.places(*WHO) == (("messages", "*", "name"),)
-    again = filter_body(body.replace(b"user", b"tool"), fields="current", translate=False, leave_out=learned.places(*WHO))
+    learned.learn(*WHO, new.learnt)
+    assert known(learned) == (("messages", "*", "name"),)
+    again = filter_body(body.replace(b"user", b"tool"), fields="current", translate=False, learnt=learned.known(*WHO))
     assert again.body == b'{"model":"m","messages":[{"role":"tool","content":"x"}]}'
     assert [change.path for change in again.changes] == ["messages[0].name"]
 
@@ -277,27 +351,27 @@ def test_what_is_learnt_is_for_one_upstream_caller_model_and_endpoint(position: 
     learned, other = Learned(), list(WHO)
     other[position] = value
     learned.learn(*WHO, places("metadata"))
-    assert learned.places(*WHO) == (("metadata",),)
-    assert learned.places(other[0] or "", other[1], other[2], other[3] or "") == ()
+    assert known(learned) == (("metadata",),)
+    assert known(learned, other[0] or "", other[1], other[2], other[3] or "") == ()
     other[position] = None
-    assert learned.places(other[0] or "", other[1], other[2], other[3] or "") == ()
+    assert known(learned, other[0] or "", other[1], other[2], other[3] or "") == ()
 
 
 def test_a_request_without_a_model_has_a_memory_of_its_own() -> None:
     """Agents have no model."""
     learned = Learned()
     learned.learn("u", "Bearer a", None, "agents", places("x"))
-    assert learned.places("u", "Bearer a", None, "agents") == (("x",),)
-    assert learned.places("u", "Bearer a", "", "agents") == ()
+    assert known(learned, "u", "Bearer a", None, "agents") == (("x",),)
+    assert known(learned, "u", "Bearer a", "", "agents") == ()
 
 
 def test_callers_without_credentials_teach_nothing() -> None:
     """They are strangers to each other."""
     learned = Learned()
     learned.learn("u", None, "m", "chat", places("x"))
-    assert learned.places("u", None, "m", "chat") == ()
+    assert known(learned, "u", None, "m", "chat") == ()
     learned.learn("u", "", "m", "chat", places("x"))
-    assert learned.places("u", None, "m", "chat") == ()
+    assert known(learned, "u", None, "m", "chat") == ()
 
 
 def reachable(root: object) -> list[object]:
@@ -331,8 +405,8 @@ def test_no_long_text_is_kept(size: int) -> None:
     learned.learn("u", "Bearer a", name, "chat", places("x"))
     learned.learn("u", "Bearer a", "m", "chat", places("y", name, f"a.{name[2:]}"))
     kept = size == 200
-    assert learned.places("u", "Bearer a", name, "chat") == ((("x",),) if kept else ())
-    assert learned.places("u", "Bearer a", "m", "chat") == (("y",), *((((name,), ("a", name[2:]))) if kept else ()))
+    assert known(learned, "u", "Bearer a", name, "chat") == ((("x",),) if kept else ())
+    assert known(learned, "u", "Bearer a", "m", "chat") == (("y",), *((((name,), ("a", name[2:]))) if kept else ()))
     assert max(len(thing) for thing in reachable(learned) if isinstance(thing, str | bytes)) <= 200
 
 
@@ -350,7 +424,7 @@ def test_what_is_learnt_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     assert applied(learned, {"x": 1, "y": 1}) == ({"x": 1}, ["y"])
     learned.learn(*WHO, places("x"))
     now += 31
-    assert learned.places(*WHO) == (("x",),)
+    assert known(learned) == (("x",),)
 
 
 def test_only_so_much_is_learnt() -> None:
@@ -359,12 +433,12 @@ def test_only_so_much_is_learnt() -> None:
     learned.learn("u", "Bearer first", "m", "chat", places("x"))
     for n in range(50):
         learned.learn(*WHO, places(f"x{n}"))
-    assert learned.places(*WHO) == (("x47",), ("x48",), ("x49",))
-    assert learned.places("u", "Bearer first", "m", "chat") == ()
+    assert known(learned) == (("x47",), ("x48",), ("x49",))
+    assert known(learned, "u", "Bearer first", "m", "chat") == ()
     learned.learn(*WHO, places(*(f"y{n}" for n in range(50))))
-    assert learned.places(*WHO) == (("y47",), ("y48",), ("y49",))
+    assert known(learned) == (("y47",), ("y48",), ("y49",))
     learned.learn("u", "Bearer first", "m", "chat", places("x", "z"))
-    assert learned.places(*WHO) == (("y49",),)
+    assert known(learned) == (("y49",),)
     assert len(reachable(learned)) < 100
 
 
@@ -376,20 +450,20 @@ def test_learning_a_place_again_costs_no_other_its_place() -> None:
         learned.learn(*WHO, places("a"))
     assert applied(learned, {"a": 1, "b": 1}) == ({}, ["b", "a"])
     learned.learn(*WHO, places("c"))
-    assert learned.places(*WHO) == (("a",), ("c",))
+    assert known(learned) == (("a",), ("c",))
 
 
 @pytest.mark.parametrize("place", ["a.b", "messages.*.content", "messages[*].content", "messages.0.role", "[0]", "*", ""])
 def test_a_key_that_looks_like_a_path_is_only_a_key(place: str) -> None:
     """A key with dots or brackets in it takes no other field away, neither now nor later."""
     body = {"model": "m", "a": {"b": 1}, "messages": [{"role": "user", "content": "x"}]}
-    out, changes = without(json.dumps({**body, place: 1}).encode(), [("body", place)])
+    out, changes, learnt = cured(json.dumps({**body, place: 1}).encode(), [extra("body", place)])
     assert json.loads(out) == body
     assert len(changes) == 1
-    assert places_of(changes) == ()
+    assert learnt == ()
 
 
 @pytest.mark.parametrize("path", ["model", "messages", "messages[0]", "messages[7].role", "messages[7].content"])
 def test_what_no_request_can_do_without_is_not_remembered(path: str) -> None:
     """Whatever changes are given."""
-    assert places_of([change(path), change("x")]) == (("x",),)
+    assert [each.location for each in places(path, "x")] == [("x",)]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mistral_filter.proxy.violations import Violation, extra_fields, path_of, read
+from mistral_filter.proxy.violations import NOT_ENABLED, Violation, curable, path_of, read, telling
 
 CHUNKS = "list[tagged-union[TextChunk,ImageURLChunk,DocumentURLChunk,ReferenceChunk,FileChunk,ThinkChunk,AudioChunk]]"
 
@@ -33,7 +33,7 @@ def wrapped(*detail: Any) -> bytes:
 
 def named(body: bytes) -> list[list[Any]]:
     """The places of the extra fields, if nothing else is wrong."""
-    return [list(loc) for loc in extra_fields(read(body))]
+    return [list(violation.loc) for violation in curable(read(body))]
 
 
 # --------------------------------------------------------------------------------------------------------------- reading
@@ -216,8 +216,135 @@ CONTENT = "list[tagged-union[TextChunk,ImageURLChunk]]"
         (["query", "body", "str"], "query.body.str"),
         (["body", "data[x]"], "data[x]"),
         (["body", None, ["a"]], "None.['a']"),
+        (["body", "EmbeddingRequest", "user"], "user"),
+        (["body", "FIMCompletionRequest", "messages", 0, "user", "name"], "messages[0].name"),
+        (["body", "EmbeddingRequest"], "EmbeddingRequest"),
+        (["body", "Foo", "user"], "Foo.user"),
     ],
 )
 def test_path_of(loc: list[object], path: str) -> None:
     """A location loses the words that name a variant of a union, and only those."""
     assert path_of(loc) == path
+
+
+# ------------------------------------------------------------------------------------------------------------------- unions
+
+
+def test_of_the_branches_of_a_union_the_one_with_extra_fields_is_told() -> None:
+    """What is wrong with the value as something else says nothing; what is wrong elsewhere stays."""
+    name = extra("messages", 0, "user", "content", CHUNKS, 0, "text", "cache_control")
+    string = other("string_type", "messages", 0, "user", "content", "str")
+    assert [v.path for v in telling(read(flat(string, name)))] == ["messages[0].content[0].cache_control"]
+    elsewhere = other("missing", "model")
+    assert [v.path for v in telling(read(flat(string, elsewhere, name)))] == ["model", "messages[0].content[0].cache_control"]
+
+
+def test_a_union_of_whole_bodies() -> None:
+    """The body is an EmbeddingRequest with a field too many, so what is missing in it as another kind is no news."""
+    user = extra("EmbeddingRequest", "user")
+    body = flat(other("missing", "BatchRequest", "requests"), extra("BatchRequest", "input"), user)
+    assert named(body) == [["body", "EmbeddingRequest", "user"]]
+    assert [violation.path for violation in telling(read(body))] == ["user"]
+
+
+def test_two_branches_with_extra_fields_only_are_both_told() -> None:
+    """Either may have been meant."""
+    body = flat(extra("AbcRequest", "user"), extra("XyzRequest", "user"))
+    assert [violation.path for violation in telling(read(body))] == ["user", "user"]
+
+
+def test_without_a_union_nothing_is_left_out() -> None:
+    """Nor where each branch has another fault."""
+    for detail in (
+        [extra("user"), other("missing", "model")],
+        [other("string_type", "stop", "str"), other("list_type", "stop", "list[str]")],
+        [],
+    ):
+        violations = read(flat(*detail))
+        assert telling(violations) == violations
+
+
+# --------------------------------------------------------------------------------------------------------------- 400 code 3051
+
+EFFORT = [("reasoning_effort",), ("reasoning", "effort")]
+LISTED = "reasoning_effort low is not supported for this model, supported values: "
+
+
+def sentence(text: str, code: object = "3051") -> bytes:
+    """As recorded 2026-08-17."""
+    flat = {"code": code, "message": text, "object": "error", "param": None, "raw_status_code": 400}
+    return json.dumps({**flat, "type": "invalid_request_invalid_args"}).encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "places", "values"),
+    [
+        ("Logprobs are not enabled for this model", [("logprobs",), ("top_logprobs",)], ()),
+        ("top_k is not enabled for this model", [("top_k",)], ()),
+        ("Top-k is not enabled for this model", [("top_k",)], ()),
+        ("top_logprobs is not enabled for this model.", [("top_logprobs",)], ()),
+        ("reasoning_effort is not enabled for this model", EFFORT, ()),
+        ("reasoning.effort is not enabled for this model", EFFORT, ()),
+        ("Reasoning is not enabled for this model", EFFORT, ()),
+        ("Reasoning prompt mode is not enabled for this model", [("prompt_mode",)], ()),
+        (LISTED + "[<ReasoningEffort.high: 'high'>, <ReasoningEffort.none: 'none'>]", EFFORT, ("high", "none")),
+        (LISTED + "[high, none]", EFFORT, ("high", "none")),
+        ("reasoning_effort 'medium' is not supported for this model; supported values: ['low', 'high', 'max']", EFFORT, None),
+        (
+            "reasoning_effort='medium' is not supported for this model. Must be one of (<ReasoningEffort.none: 'none'>, "
+            "<ReasoningEffort.high: 'high'>)",
+            EFFORT,
+            ("none", "high"),
+        ),
+        ("This model does not support top_k.", [("top_k",)], ()),
+        ("The parameter top_k isn't supported by this model", [("top_k",)], ()),
+        ("Value 'low' for reasoning_effort is not supported. Valid values: none, high", EFFORT, ("none", "high")),
+        (LISTED + "['vast', 'Bearer abc']", EFFORT, ()),
+    ],
+)
+@pytest.mark.parametrize("code", ["3051", 3051])
+def test_what_a_model_does_not_take(text: str, places: list[tuple[str, ...]], values: tuple[str, ...], code: object) -> None:
+    """Each form that was seen, and some like them: which places ask for it, and which known words are listed."""
+    values = ("low", "high", "max") if values is None else values
+    expected = tuple(Violation(("body", *place), NOT_ENABLED, text, values) for place in places)
+    assert read(sentence(text, code)) == curable(read(sentence(text, code))) == expected
+    assert read(json.dumps({"error": json.loads(sentence(text, code))}).encode()) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Prompt contains 159202 tokens and 0 draft tokens, too large for model with 131072 maximum context length",
+        "Function calling is not enabled for this model",
+        "Image input is not enabled for this model",
+        "Image inputs for reasoning are not supported for this model",
+        "model is not enabled for this model",
+        "messages are not supported for this model",
+        "tools are not enabled for this model",
+        "safe_prompt is not enabled for this model",
+        "This model does not support output_dimension.",
+        "This model does not support images.",
+        "is not enabled for this model",
+        "top_k must be positive",
+        "",
+        "x" * 5000 + " top_k is not enabled for this model",
+        "top_k " * 100000,
+    ],
+)
+def test_other_sentences_name_nothing(text: str) -> None:
+    """What a request cannot do without, what keeps it safe, and what would give other vectors is never taken away."""
+    assert read(sentence(text)) == ()
+
+
+def test_other_codes_name_nothing() -> None:
+    """A 400 may speak of a field for many reasons."""
+    for code in ("3054", "1500", None, 3280, [3051]):
+        assert read(sentence("top_k is not enabled for this model", code)) == ()
+
+
+@given(st.text(max_size=200))
+def test_any_sentence_can_be_read(text: str) -> None:
+    """Whatever it says, places are those of the table and values those of the list."""
+    for violation in read(sentence(f"{text} is not enabled for this model, supported values: {text}")):
+        assert violation.loc[0] == "body"
+        assert set(violation.values) <= {"none", "minimal", "low", "medium", "high", "xhigh", "max"}

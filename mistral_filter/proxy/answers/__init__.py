@@ -7,22 +7,29 @@ Pure functions on bytes. ``plan`` decides from the request alone what an answer 
 ``errors``      the ``error`` object beside what Mistral sent
 ``chat``        content lists, finish reasons, tool calls
 ``embeddings``  numbers as base64
+``names``       the client's own names of its tools
 ``events``      server-sent events: cutting a stream into them and putting it together again
+``responses``   the error event of the Responses API
 ``reading``     JSON of which only the visited levels are decoded
 =============== ==================================================================================
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
+from mistral_filter.errors import MistralFilterError
 from mistral_filter.proxy.answers.chat import Chunks, is_plain, of_whole
 from mistral_filter.proxy.answers.embeddings import with_base64
 from mistral_filter.proxy.answers.errors import error_answer
 from mistral_filter.proxy.answers.events import rewrite_events
+from mistral_filter.proxy.answers.names import with_own_names
 from mistral_filter.proxy.answers.reading import is_json, rewritten
+from mistral_filter.proxy.answers.responses import response_error
+from mistral_filter.toolnames import restore_tool_names
 
 __all__ = ["Plan", "error_answer", "plan"]
 
@@ -44,20 +51,24 @@ class Plan(NamedTuple):
     """Content lists in it become strings."""
     base64: bool = False
     """The answer is embeddings, and base64 was asked for."""
+    responses: bool = False
+    """The answer is one of the Responses API, whose streams have an event for errors."""
+    tool_names: Mapping[str, str] = MappingProxyType({})
+    """The names of tools that were replaced in the request, and the client's own: an answer has those again."""
 
     @property
     def rewrites_answer(self) -> bool:
         """Whether a JSON answer may be rewritten: its bytes are wanted whole and without a content-encoding."""
-        return self.completions or self.base64
+        return self.completions or self.base64 or bool(self.tool_names)
 
     @property
     def rewrites_stream(self) -> bool:
         """Whether a stream may be rewritten: its bytes are wanted without a content-encoding.
 
         Any chat stream may: whatever the request says, it can end with ``model_length`` or ``error``. So each of its events is
-        tried on ``chat.is_plain``, a third of a microsecond.
+        tried on ``Chunks.plain``, a third of a microsecond.
         """
-        return self.completions
+        return self.completions or bool(self.tool_names)
 
     def whole(self, status: int, content_type: str, body: bytes) -> bytes:
         """The *body* of a complete answer as the client is to see it; the same object where nothing has to change.
@@ -67,30 +78,45 @@ class Plan(NamedTuple):
         """
         if not self.rewrites_answer or not 200 <= status < 300 or not is_json(content_type):
             return body
+        texts = None
         if self.base64:
             texts = rewritten(body, with_base64)
-        else:
-            texts = None if is_plain(body) else rewritten(body, partial(of_whole, lists=self.lists))
-        return texts[0] if texts else body
+        elif self.completions and not is_plain(body):
+            texts = rewritten(body, partial(of_whole, lists=self.lists))
+        return restore_tool_names(texts[0] if texts else body, self.tool_names)
 
     def events(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         """The event stream *chunks* as the client is to see it; see ``events`` for how it is cut and what stays as it came."""
-        if not self.rewrites_stream:
-            return chunks
-        stream = Chunks(self.lists)
-        return rewrite_events(chunks, is_plain, lambda data: rewritten(data, stream.rewrite))
+        if self.completions:
+            chunks = rewrite_events(chunks, Chunks(self.lists))
+        return with_own_names(chunks, self.tool_names) if self.tool_names else chunks
+
+    def error_event(self, error: MistralFilterError, sequence_number: int = 0) -> bytes:
+        """The event for an *error* that ends a stream.
+
+        *sequence_number* is the number of an event that follows all that were sent; only the Responses API counts.
+        """
+        return response_error(error, sequence_number) if self.responses else b"data: " + error.body() + b"\n\n"
 
 
-def plan(endpoint: str | None, base64: bool, user_agent: str, reasoning: str = "openai") -> Plan:
+def plan(
+    endpoint: str | None,
+    base64: bool,
+    user_agent: str,
+    reasoning: str = "openai",
+    tool_names: Mapping[str, str] = MappingProxyType({}),
+) -> Plan:
     """What the answer to a request could need.
 
     *endpoint* is a key of ``paths.PATHS`` or None, *base64*: embeddings are asked for in that form.
     *reasoning* is ``"openai"`` (content is a
     string, reasoning in ``reasoning_content``) or ``"mistral"`` (content lists stay). Clients named in NATIVE get what Mistral
-    sends, whatever *reasoning* says.
+    sends, whatever *reasoning* says. *tool_names* are those of the request's facts.
     """
+    if endpoint == "responses":
+        return Plan(responses=True, tool_names=tool_names)
     if any(word.startswith(NATIVE) for word in user_agent.lower().split()):
-        return Plan()
+        return Plan(tool_names=tool_names)
     if endpoint in _COMPLETIONS:
-        return Plan(completions=True, lists=reasoning == "openai")
-    return Plan(base64=endpoint == "embeddings" and base64)
+        return Plan(completions=True, lists=reasoning == "openai", tool_names=tool_names)
+    return Plan(base64=endpoint == "embeddings" and base64, tool_names=tool_names)

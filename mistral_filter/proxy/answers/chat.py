@@ -9,24 +9,27 @@
 - ``finish_reason`` ``model_length`` becomes ``length``. ``error`` is an error: UpstreamError for a whole answer; in a stream the
   chunk without it (its text and its usage are not lost), then an ``error`` event.
 - Tool calls get ``type`` where it is missing, arguments that are an object become the text of it, and in a stream ``index``: a
-  new id is the next index, the same id keeps its own. Further pieces of a call go without an id (``"null"`` was seen in streams
-  of 2026: clients join ids, or keep the last).
-- Mistral's flat error as an event (``{"object":"error","message":…}``) gets the ``error`` object.
+  new id is the next index, the same id keeps its own. Further pieces of a call go without an id (``"null"`` and ids that change
+  from piece to piece were seen in 2026: clients join ids, or keep the last), and without a repeated name.
+- The first delta of a choice gets ``role`` where it has none (seen of zai-glm-5-2, 2026-09: openai-node throws at the end).
+- Mistral's flat error as an event (``{"object":"error","message":…}``) gets the ``error`` object; so does one that stands in the
+  stream as a bare line of JSON (mistralai/mistral-vibe#1104, 2026-09), which becomes an event.
 
 Strings and numbers keep the bytes in which Mistral wrote them; texts are joined without being decoded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Raw
 
 from mistral_filter.errors import UpstreamError
 from mistral_filter.proxy.answers.errors import put_error
-from mistral_filter.proxy.answers.reading import UNREADABLE, absent, each
+from mistral_filter.proxy.answers.reading import UNREADABLE, absent, each, rewritten
 from mistral_filter.rawjson import Node, as_array, as_number, as_object, as_text, first_byte
 
 __all__ = ["Chunks", "is_plain", "of_whole"]
@@ -40,6 +43,9 @@ _SAID = {"text": frozenset({"type", "text"}), "thinking": frozenset({"type", "th
 
 _NO_ID = (None, "", "null")
 """What stands for no id; the last is the SDK's default."""
+
+_LONGEST_ARGUMENTS = 65536
+"""Characters of a call's arguments that are kept to see whether they are whole."""
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -59,11 +65,31 @@ class _Plain(msgspec.Struct, gc=False):
     choices: list[_Choice]
 
 
+class _Unbegun(msgspec.Struct, gc=False):
+    """A chunk without a choice, as long as none has begun."""
+
+    choices: Annotated[list[_Choice], msgspec.Meta(max_length=0)]
+
+
 _plain = msgspec.json.Decoder(_Plain).decode
+
+_MOST_CHOICES = 16
+"""Of a stream. The chunks of further choices are each looked at."""
+
+
+@cache
+def _plain_of(begun: int) -> Callable[[bytes], Any]:
+    """Decodes a chunk of a stream in which there is nothing to rewrite, once so many choices have *begun*."""
+    if not begun:
+        return msgspec.json.Decoder(_Unbegun).decode
+    index = ("index", Literal[tuple(range(begun))], 0)
+    rest = [(field.name, field.type, field.default) for field in msgspec.structs.fields(_Choice)]
+    choice = msgspec.defstruct("_BegunChoice", [index, *rest], gc=False)  # in the order in which they come: it is the fastest
+    return msgspec.json.Decoder(msgspec.defstruct("_BegunPlain", [("choices", list[choice])], gc=False)).decode  # type: ignore[valid-type]
 
 
 def is_plain(data: bytes) -> bool:
-    """Whether *data* is JSON in which there is nothing to rewrite. Exact, and faster than looking for a few words."""
+    """Whether the answer *data* is JSON in which there is nothing to rewrite. Exact, and faster than looking for a few words."""
     try:
         _plain(data)
     except UNREADABLE:
@@ -81,34 +107,63 @@ def of_whole(node: Node, lists: bool) -> Iterator[Node]:
 
 
 class Chunks:
-    """The chunks of one stream; remembers which tool call has which index."""
+    """The chunks of one stream; remembers which choices have begun, and which tool call has which index."""
 
     def __init__(self, lists: bool) -> None:
         self._lists = lists
-        self._calls: dict[object, _Calls] = {}
+        self._calls: dict[bytes, _Calls] = {}
+        self._begun = 0
+        """Choices 0 to this have had their first delta."""
+        self.plain = _plain_of(0)
+        """Raises one of UNREADABLE for a chunk in which there may be something to rewrite."""
 
-    def rewrite(self, node: Node) -> Iterator[Node]:
-        """What the chunk *node* becomes: one or two chunks, or nothing where it may stay."""
+    def rewrite(self, data: bytes) -> list[bytes] | None:
+        """What the chunk *data* becomes: one or two chunks; nothing, or None, where it may stay."""
+        return rewritten(data, self._chunk)
+
+    def rewrite_bare(self, line: bytes) -> list[bytes] | None:
+        """The event that *line*, which is no event, should have been: an error; nothing, or None, if it is none."""
+        return rewritten(line, self._bare)
+
+    def _chunk(self, node: Node) -> Iterator[Node]:
         if "choices" not in node:
-            named = (as_text(node.get("object")) or "").lower() == "error" or as_text(node.get("message")) is not None
-            if named or not (absent(node, "error") and absent(node, "detail")):
-                status = as_number(node.get("raw_status_code")) or 0
-                if put_error(node, int(status) if 400 <= status < 600 else 500):
-                    yield node
+            if _is_error(node) and _put_error(node):
+                yield node
             return
         changed, failed = _choices(node, self._lists, self._calls)
+        while self._begun < _MOST_CHOICES and (calls := self._calls.get(b"%d" % self._begun)) is not None and calls.has_role:
+            self._begun += 1
+            self.plain = _plain_of(self._begun)
         if changed:
             yield node
         if failed:
             yield msgspec.json.decode(_failure().body(), type=dict[str, Raw])
+
+    def _bare(self, node: Node) -> Iterator[Node]:
+        if "choices" not in node and _is_error(node):
+            _put_error(node)
+            yield node
+
+
+def _is_error(node: Node) -> bool:
+    if (as_text(node.get("object")) or "").lower() == "error" or as_text(node.get("message")) is not None:
+        return True
+    return not (absent(node, "error") and absent(node, "detail"))
+
+
+def _put_error(node: Node) -> bool:
+    status = as_number(node.get("raw_status_code")) or 0
+    return put_error(node, int(status) if 400 <= status < 600 else 500)
 
 
 class _Calls:
     """The tool calls of one choice, and what else is counted in it."""
 
     def __init__(self) -> None:
+        self.has_role = False
+        """A delta has come; the first one has a role."""
         self.by_id: dict[str, int] = {}
-        self.begun: set[int] = set()
+        self.begun: dict[int, _Begun] = {}
         self.moved: dict[int, int] = {}
         """Where two calls came with one index: that index, and the one that its latest call has got instead."""
         self.latest = self.highest = -1
@@ -116,17 +171,20 @@ class _Calls:
         """How many content chunks were kept."""
 
     def place(self, call: Node) -> bool:
-        """Gives *call*, or a further piece of one, its index, and takes the id from a further piece; whether it was changed.
+        """Gives *call*, or a further piece of one, its index, and takes id and name from a further piece; whether it was changed.
 
         Clients put the pieces of a call together by the index, and join their ids or keep the last one.
         """
         given = None if absent(call, "index") else as_number(call["index"])
         id = as_text(call.get("id"))
         id = None if id in _NO_ID else id
-        starts = bool(as_text((as_object(call.get("function")) or {}).get("name")))
+        function = as_object(call.get("function")) or {}
+        name = as_text(function.get("name"))
+        starts = bool(name)
         if isinstance(given, int):
             index = self.by_id.get(id or "", self.moved[given]) if given in self.moved else given
-            if id is not None and starts and index in self.begun and self.by_id.get(id) != index:
+            before = self.begun.get(index) if id is not None and starts and self.by_id.get(id) != index else None
+            if before is not None and id is not None and (before.name != name or before.is_whole()):
                 index = self.moved[given] = self.by_id.get(id, self.highest + 1)
         elif id is not None:
             index = self.by_id.get(id, self.highest + 1)
@@ -135,12 +193,15 @@ class _Calls:
         if id is not None:
             self.by_id[id] = index
         further = index in self.begun
-        self.begun.add(index)
+        self.begun.setdefault(index, _Begun(name)).add(as_text(function.get("arguments")))
         self.latest, self.highest = index, max(index, self.highest)
         changed = index != given
         call["index"] = index
         if further and "id" in call:
             del call["id"]
+            changed = True
+        if further and starts and name == self.begun[index].name:  # clients join names
+            call["function"] = {key: value for key, value in function.items() if key != "name"}
             changed = True
         return changed
 
@@ -153,17 +214,50 @@ class _Calls:
         return {"index": number, **chunk}
 
 
-def _choices(node: Node, lists: bool, calls: dict[object, _Calls] | None) -> tuple[bool, bool]:
+class _Begun:
+    """A tool call of which pieces have come."""
+
+    __slots__ = ("_pieces", "_size", "name")
+
+    def __init__(self, name: str | None) -> None:
+        self.name = name
+        self._pieces: list[str] = []
+        self._size = 0
+
+    def add(self, arguments: str | None) -> None:
+        """The next piece of its arguments."""
+        if arguments and self._size <= _LONGEST_ARGUMENTS:
+            self._size += len(arguments)
+            self._pieces.append(arguments)
+
+    def is_whole(self) -> bool:
+        """Whether its arguments are JSON by now, so that nothing can follow."""
+        try:
+            return self._size <= _LONGEST_ARGUMENTS and msgspec.json.decode("".join(self._pieces), type=Raw) is not None
+        except UNREADABLE:
+            return False
+
+
+def _choices(node: Node, lists: bool, calls: dict[bytes, _Calls] | None) -> tuple[bool, bool]:
     """Rewrites the choices of *node*: whether any was changed, whether any says that the model failed."""
     failed = False
 
     def rewrite(position: int, choice: Node) -> bool:
         nonlocal failed
         changed = False
-        index = position if absent(choice, "index") else bytes(choice["index"])
+        index = b"%d" % position if absent(choice, "index") else bytes(choice["index"])
         for key in ("message", "delta"):
             message = as_object(choice.get(key))
-            if message is not None and _message(message, lists, None if calls is None else calls.setdefault(index, _Calls())):
+            if message is None:
+                continue
+            known = None if calls is None else calls.setdefault(index, _Calls())
+            new = _message(message, lists, known)
+            if known is not None and not known.has_role:
+                known.has_role = True
+                if not as_text(message.get("role")):
+                    message["role"] = "assistant"
+                    new = True
+            if new:
                 choice[key] = message
                 changed = True
         reason = as_text(choice.get("finish_reason"))

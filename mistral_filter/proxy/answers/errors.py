@@ -12,7 +12,7 @@ import msgspec
 
 from mistral_filter.filtering import BOM
 from mistral_filter.proxy.answers.reading import UNREADABLE, is_json, rewritten
-from mistral_filter.proxy.violations import Violation, said, word
+from mistral_filter.proxy.violations import Violation, said, telling, word
 from mistral_filter.rawjson import Node, as_object, as_text
 
 __all__ = ["error_answer", "put_error"]
@@ -77,7 +77,7 @@ def _explain(value: object) -> _Found | None:
 
 def _sentence(violations: tuple[Violation, ...]) -> _Found:
     """All violations in one sentence. The paths in it have the roles, as in Mistral's own words."""
-    told = [violation for violation in violations if violation.message is not None]
+    told = [violation for violation in telling(violations) if violation.message is not None]
     paths = [violation.quoted_path for violation in told[:_MAX_VIOLATIONS]]
     texts = [_cut(path + ": " if path else "") + _cut(each.message or "") for path, each in zip(paths, told, strict=False)]
     more = len(told) - _MAX_VIOLATIONS

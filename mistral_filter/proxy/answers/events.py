@@ -5,15 +5,19 @@ be raw in a string). The network cuts anywhere, so only whole events are looked 
 empty line's LF that comes after its CR has gone out already is an empty line of its own, which means nothing to a client.
 
 Bytes go out as they came: every event in which nothing is rewritten, in a rewritten one all but the data, events of more than
-MAX_EVENT bytes, and what is left over when the stream ends within an event.
+MAX_EVENT bytes, and what is left over when the stream ends within an event. A line of JSON without ``data:`` in front, which
+clients pass over, is an event by itself if it is to be rewritten.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
-__all__ = ["MAX_EVENT", "rewrite_events"]
+from mistral_filter.proxy.answers.reading import UNREADABLE
+
+__all__ = ["MAX_EVENT", "Rewriter", "rewrite_events"]
 
 MAX_EVENT = 1024 * 1024
 """Bytes without the empty line. What is larger is not held."""
@@ -21,17 +25,30 @@ MAX_EVENT = 1024 * 1024
 _EMPTY = re.compile(rb"\r\n?|\n")
 _END = re.compile(rb"(\r\n|\n|\r(?!\n))(\r\n?|\n)")
 _LAST = re.compile(rb"(\r\n|\n|\r)(\r\n?|\n)\Z")
+_BARE = re.compile(rb"\{[^\r\n]*\}[ \t]*(?:\r\n|\n|\r(?!\Z))")
 _DATA = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|(?<=[\r\n]))(data: ?([^\r\n]*)(?:\r\n|[\r\n]))")
 
 
-def rewrite_events(
-    chunks: Iterable[bytes], plain: Callable[[bytes], bool], rewrite: Callable[[bytes], list[bytes] | None]
-) -> Iterator[bytes]:
+class Rewriter(Protocol):
+    """What is known of the events of one stream, and what becomes of them."""
+
+    @property
+    def plain(self) -> Callable[[bytes], object]:
+        """Raises one of UNREADABLE for data in which something may have to be rewritten, cheaply. It may change from event to
+        event."""
+
+    def rewrite(self, data: bytes) -> list[bytes] | None:
+        """The data of the events that take the place of one event; none, or None, where it stays."""
+
+    def rewrite_bare(self, line: bytes) -> list[bytes] | None:
+        """The same for a line of JSON that is no event."""
+
+
+def rewrite_events(chunks: Iterable[bytes], rewriter: Rewriter) -> Iterator[bytes]:
     """*chunks* with the data of its events rewritten.
 
-    *plain* says of a JSON text, cheaply, that nothing in it has to be rewritten; false may mean anything. *rewrite* returns the
-    data of the events that take the place of one event; none, or None, where it stays. An exception from *chunks* passes
-    through: what was whole has gone out by then, what was not never does, so that an event of ours can follow.
+    An exception from *chunks* passes through: what was whole has gone out by then, what was not never does, so that an event of
+    ours can follow.
     """
     held = bytearray()  # the beginning of an event
     sent = 0  # bytes of it that are out already: it is too large
@@ -40,11 +57,15 @@ def rewrite_events(
             yield piece
             continue
         if not held and piece.startswith(b"data:") and piece.endswith(b"\n\n"):  # nearly always a piece is one event
-            if plain(piece[5:]):  # it is one, or it would not be JSON
-                yield piece
+            try:
+                rewriter.plain(piece[5:])
+            except UNREADABLE:
+                pass
+            else:
+                yield piece  # it is one, or it would not be JSON
                 continue
             if _one_line(piece) and len(piece) <= MAX_EVENT:
-                yield _rewritten(piece, rewrite)
+                yield _rewritten(piece, rewriter)
                 continue
         searched = max(0, len(held) - 1)  # one byte back tells whether a line has ended
         held += piece
@@ -52,8 +73,8 @@ def rewrite_events(
         done = 0
         while end := _end(held, done, max(done, searched), sent):
             event = bytes(held[done:end])
-            stays = sent or _size(event) > MAX_EVENT or (event.startswith(b"data:") and plain(event[5:]))
-            out.append(event[sent:] if stays else _rewritten(event, rewrite))
+            stays = sent or _size(event) > MAX_EVENT or (event.startswith(b"data:") and _is_plain(event, rewriter))
+            out.append(event[sent:] if stays else _rewritten(event, rewriter))
             done, sent = end, 0
         del held[:done]
         if len(held) > MAX_EVENT and (sent or _size(held) > MAX_EVENT):
@@ -63,12 +84,12 @@ def rewrite_events(
         if out:
             yield b"".join(out)
     if held[sent:]:
-        yield bytes(held[sent:])
+        yield bytes(held[sent:]) if sent else _with_bare_as_event(bytes(held), rewriter)
 
 
 def _end(held: bytearray, start: int, searched: int, sent: int) -> int:
-    """Where the event ends that begins at *start*; 0: not yet."""
-    match = (None if sent else _EMPTY.match(held, start)) or _END.search(held, searched)
+    """Where the event, or the bare line of JSON, ends that begins at *start*; 0: not yet."""
+    match = (None if sent else _EMPTY.match(held, start) or _BARE.match(held, start)) or _END.search(held, searched)
     return match.end() if match else 0
 
 
@@ -81,11 +102,19 @@ def _one_line(event: bytes) -> bool:
     return event.startswith(b"data:") and event.find(b"\n") == len(event) - 2 and event.endswith(b"\n\n") and b"\r" not in event
 
 
-def _rewritten(event: bytes, rewrite: Callable[[bytes], list[bytes] | None]) -> bytes:
+def _is_plain(event: bytes, rewriter: Rewriter) -> bool:
+    try:
+        rewriter.plain(event[5:])
+    except UNREADABLE:
+        return False
+    return True
+
+
+def _rewritten(event: bytes, rewriter: Rewriter) -> bytes:
     lines = list(_DATA.finditer(event))
     if not lines:
-        return event
-    new = rewrite(b"\n".join(line[2] for line in lines))
+        return _with_bare_as_event(event, rewriter)
+    new = [_in_one_line(data) for data in rewriter.rewrite(b"\n".join(line[2] for line in lines)) or ()]
     if not new:
         return event
     kept = bytearray()
@@ -96,6 +125,17 @@ def _rewritten(event: bytes, rewrite: Callable[[bytes], list[bytes] | None]) -> 
     start, end = lines[-1].span(2)
     kept += event[position:start] + new[0] + event[end:]
     return _followed_by(bytes(kept), new[1:]) if new[1:] else bytes(kept)
+
+
+def _with_bare_as_event(event: bytes, rewriter: Rewriter) -> bytes:
+    """*event*, which has no data, or the event that it should have been."""
+    new = rewriter.rewrite_bare(event.strip()) if event.startswith(b"{") else None
+    return b"".join(b"data: " + _in_one_line(data) + b"\n\n" for data in new) if new else event
+
+
+def _in_one_line(data: bytes) -> bytes:
+    """The JSON *data* without line ends, which are nothing but white space there."""
+    return data.replace(b"\n", b" ").replace(b"\r", b" ")
 
 
 def _followed_by(event: bytes, others: list[bytes]) -> bytes:

@@ -1,0 +1,94 @@
+"""``mistral-filter serve``: the proxy under gunicorn, as it is deployed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import click
+
+from mistral_filter.fields import CHAT_FIELDS
+
+__all__ = ["serve"]
+
+_SANDBOX = "sandbox"
+"""The name of the stand-in's upstream."""
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on; 0.0.0.0 is all of them.")
+@click.option(
+    "--port", default=8000, show_default=True, type=click.IntRange(1, 65535), envvar="PORT", help="Or the variable PORT."
+)
+@click.option(
+    "--workers", default=2, show_default=True, type=click.IntRange(1), envvar="WEB_CONCURRENCY", help="Or WEB_CONCURRENCY."
+)
+@click.option("--fields", type=click.Choice(list(CHAT_FIELDS)), help="The list for chat, instead of MISTRAL_FILTER_FIELDS.")
+@click.option("--sandbox", is_flag=True, help="Start a stand-in for Mistral's API too, at /sandbox/v1: no account needed.")
+def serve(host: str, port: int, workers: int, fields: str | None, sandbox: bool) -> None:
+    """Serve the proxy. Its other settings are environment variables."""
+    from mistral_filter.proxy.settings import SettingError, from_environment
+
+    try:
+        settings = from_environment()
+    except SettingError as error:
+        raise click.ClickException(str(error)) from None
+    if fields is not None:
+        settings = replace(settings, fields=fields)
+    _check_free(host, port)
+    try:
+        from mistral_filter.proxy.serve import serve as run
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f'{error.name} is missing: pip install "mistral-filter[proxy]"') from None
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    with _stand_in() if sandbox else _nothing() as upstreams:
+        settings = replace(settings, upstreams={**settings.upstreams, **upstreams})
+        shown = address.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")  # noqa: S104  # not to bind: to open
+        click.echo(f"The page: http://{shown}/\nBase URL: http://{shown}/v1 -> {settings.upstream}")
+        if upstreams:
+            click.echo(f"Stand-in: http://{shown}/{_SANDBOX}/v1 (any key)")
+        run(settings, bind=address, workers=workers)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raises ClickException where nothing can listen there, before gunicorn tries five times."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise click.ClickException(f"Port {port} is in use: choose another, such as --port {port + 1}.") from None
+        if error.errno == errno.EACCES:
+            raise click.ClickException(f"Port {port} needs more rights: choose one above 1023 with --port.") from None
+        raise click.ClickException(f"{host} is no address of this machine: check --host.") from None
+
+
+@contextmanager
+def _nothing() -> Iterator[dict[str, str]]:
+    yield {}
+
+
+@contextmanager
+def _stand_in() -> Iterator[dict[str, str]]:
+    """The stand-in as a process of its own, on a free port: its name and URL. Raises ClickException if it does not start."""
+    command = [sys.executable, "-m", "mistral_filter.sandbox", "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)  # noqa: S603
+    owner = os.getpid()
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if " on http://" not in line:
+            raise click.ClickException("The stand-in did not start: see above.")
+        yield {_SANDBOX: line.split()[-1]}
+    finally:
+        if os.getpid() == owner:  # gunicorn's workers leave through here too
+            process.terminate()
+            process.wait()

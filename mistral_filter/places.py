@@ -1,0 +1,180 @@
+"""Where each change lies in the body as it came and in the body as it is sent, for people who compare the two.
+
+The filter keeps no record of this, since requests do not need it. A change names its path in the original; the place in the
+result is found by walking the result along that path, through renamed keys and past items that were left out or put in.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+from mistral_filter.changes import Change
+
+__all__ = ["Place", "Places", "locate_changes", "read_json", "read_path"]
+
+Place = tuple[str | int, ...]
+"""Keys and indexes from the root: ``("messages", 0, "name")``."""
+
+_LONGEST_PATH = 500
+"""Characters. A longer path is not read."""
+_MOST_STEPS, _MOST_ENDS = 64, 16
+"""Readings of one path that are tried, and ends of one key."""
+_MOST_PUT_IN = 8
+"""Items put in side by side that are recognized."""
+
+read_json = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str).decode
+"""JSON with its numbers as text, so that none is too long."""
+
+
+class Places(NamedTuple):
+    """Both places of one change. What is not there (a dropped field in the result) is placed at what held or would hold it."""
+
+    before: Place
+    after: Place
+
+
+def locate_changes(before: bytes, after: bytes, changes: Sequence[Change]) -> list[Places]:
+    """The places of each of *changes*, which lie between the bodies *before* and *after* (JSON in UTF-8)."""
+    original, result = read_json(before.decode()), read_json(after.decode())
+    walk = _Walk(original, result, changes)
+    return [Places(walk.origin(change), walk.find(change)) for change in changes]
+
+
+def read_path(path: str, value: Any) -> Place:
+    """The place in *value* that *path* (``messages[0].name``) names, as far as it exists.
+
+    A key may hold dots and brackets: of all ways to read the path, the one that leads furthest counts.
+    """
+    return _read(path, value)[0]
+
+
+def _read(path: str, value: Any) -> tuple[Place, str]:
+    """The place, and what of *path* leads nowhere."""
+    if len(path) > _LONGEST_PATH:
+        return (), path
+    best: tuple[Place, int] = ((), 0)
+    open_: list[tuple[Any, int, Place]] = [(value, 0, ())]
+    for _ in range(_MOST_STEPS):
+        if not open_:
+            break
+        node, at, place = open_.pop()
+        if at == len(path):
+            return place, ""
+        best = max(best, (place, at), key=lambda found: found[1])
+        if isinstance(node, list) and (index := _INDEX.match(path, at)) and int(index[1]) < len(node):
+            open_.append((node[int(index[1])], index.end(), (*place, int(index[1]))))
+        elif isinstance(node, dict):
+            start = at + (at > 0 and path[at] == ".")
+            ends = islice((match.start() for match in _KEY_END.finditer(path, start)), _MOST_ENDS)
+            keys = [(path[start:end], end) for end in ends]
+            open_ += [(node[key], end, (*place, key)) for key, end in keys if key in node]
+    return best[0], path[best[1] :]
+
+
+_INDEX = re.compile(r"\[(\d{1,7})\]")
+_KEY_END = re.compile(r"[.\[]|\Z")
+
+
+class _Walk:
+    def __init__(self, original: Any, result: Any, changes: Sequence[Change]) -> None:
+        self._original, self._result = original, result
+        self._new_name: dict[Place, str] = {}
+        self._new_value: dict[Place, str] = {}
+        self._gone: set[Place] = set()
+        self._pairs: dict[Place, tuple[dict[int, int], list[int]]] = {}
+        self._came_from: dict[str, Place] = {}
+        self._readings = {change.path: _read(change.path, original) for change in changes}
+        for change in changes:
+            place, rest = self._readings[change.path]
+            if change.action in ("drop", "move"):
+                if not rest:
+                    self._gone.add(place)
+            elif change.to is not None:
+                (self._new_value if change.action == "set" else self._new_name)[place] = change.to
+                self._came_from[change.to] = place
+
+    def origin(self, change: Change) -> Place:
+        """The deepest place in the original that has to do with *change*, which may be a change of what another one made."""
+        place, rest = self._readings[change.path]
+        nested = self._new_name.get(place)
+        if nested is not None and rest.startswith(f".{nested}."):
+            return (*place, *read_path(rest[len(nested) + 2 :], _value_at(self._original, place)))
+        return place or self._came_from.get(change.path, ())
+
+    def find(self, change: Change) -> Place:
+        """The deepest place in the result that has to do with *change*."""
+        origin = self.origin(change)
+        if change.action == "drop":
+            return self._follow(origin[:-1])[0]
+        place, value, arrived = self._follow(origin)
+        if not arrived:
+            return (change.to and read_path(change.to, self._result)) or place
+        if change.action == "insert":
+            return self._find_new(change, origin, place, value)
+        if change.to and change.action == "rename" and isinstance(value, dict):
+            return (*place, *read_path(change.to, value))  # it was nested one level deeper
+        return place
+
+    def _find_new(self, change: Change, origin: Place, place: Place, value: Any) -> Place:
+        """What was put into the *value* at *place*."""
+        if isinstance(value, list):
+            put_in = self._pair(origin, value)[1]
+            return (*place, put_in.pop(0)) if put_in else place
+        name = re.split(r"[.\]]", change.path)[-1]
+        return (*place, name) if isinstance(value, dict) and name in value else place
+
+    def _follow(self, origin: Place) -> tuple[Place, Any, bool]:
+        """What became of *origin*: its place, or that of the last step which is still there; the value; whether it arrived."""
+        place: Place = ()
+        value = self._result
+        for depth, step in enumerate(origin):
+            found: Place = ()
+            if isinstance(value, list) and isinstance(step, int):
+                index = self._pair(origin[:depth], value)[0].get(step)
+                found = () if index is None else (index,)
+            elif isinstance(value, dict):
+                to, nested = self._new_name.get(origin[: depth + 1]), self._new_name.get(origin[:depth], "")
+                if step in value:
+                    found = (step,)
+                elif to is not None:
+                    found = read_path(to, value)
+                elif isinstance(value.get(nested), dict) and step in value[nested]:
+                    found = (nested, step)
+            if not found:
+                return place, value, False
+            place, value = (*place, *found), _value_at(value, found)
+        return place, value, True
+
+    def _pair(self, origin: Place, items: list[Any]) -> tuple[dict[int, int], list[int]]:
+        """Which of *items* each item of the original list at *origin* became, and which ones were put in."""
+        if origin in self._pairs:
+            return self._pairs[origin]
+        given = _value_at(self._original, origin)
+        kept = [i for i in range(len(given)) if (*origin, i) not in self._gone] if isinstance(given, list) else []
+        pairs: dict[int, int] = {}
+        at, put_in = 0, len(items) - len(kept)
+        for i in kept:
+            ahead = range(at, min(at + 1 + max(0, min(put_in, _MOST_PUT_IN)), len(items)))
+            like = [j for j in ahead if self._is_like(given[i], items[j], (*origin, i))][:1]
+            match = like or (list(ahead[:1]) if put_in == 0 else [])
+            if match:
+                pairs[i] = match[0]
+                put_in, at = put_in - (match[0] - at), match[0] + 1
+        self._pairs[origin] = pairs, sorted(set(range(len(items))) - set(pairs.values()))
+        return self._pairs[origin]
+
+    def _is_like(self, given: Any, item: Any, origin: Place) -> bool:
+        """Whether *item* may be what became of *given*, which stood at *origin*."""
+        if not (isinstance(given, dict) and isinstance(item, dict)):
+            return bool(given == item)
+        return bool(self._new_value.get((*origin, "role"), given.get("role")) == item.get("role"))
+
+
+def _value_at(value: Any, place: Place) -> Any:
+    for step in place:
+        value = value[step]
+    return value

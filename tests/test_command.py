@@ -1,0 +1,349 @@
+"""The command ``mistral-filter``, as a program: ``explain``, ``serve`` and ``check``."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import Server, ask, free_port
+from test_explain import BAD, GOOD, as_json
+from upstream import ScriptedUpstream, json_answer
+
+from mistral_filter import __version__
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+# -------------------------------------------------------------------------------------------------------------- explain
+
+
+def run(body: bytes, *arguments: str) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "mistral_filter", "explain", *arguments], cwd=ROOT, input=body, capture_output=True, timeout=60
+    )
+    return ended.returncode, ended.stdout.decode("utf-8"), ended.stderr.decode("utf-8")
+
+
+def test_a_clean_body_is_status_0() -> None:
+    """Nothing to change: one sentence, status 0."""
+    status, out, err = run(GOOD)
+    assert (status, err) == (0, "")
+    assert out.count("\n") == 1
+    assert out.startswith("Nothing to change")
+
+
+def test_a_changed_body_is_status_1() -> None:
+    """A line for each change with its cost and reason, then both bodies line by line; status 1."""
+    status, out, err = run(BAD)
+    assert (status, err) == (1, "")
+    lines = out.splitlines()
+    assert [line.split()[:4] for line in lines[:1]] == [["rename", "seed", "->", "random_seed"]]
+    assert lines[1].split()[:3] == ["drop", "logit_bias", "lost"]
+    assert lines[2:5] == ["", "--- your body", "+++ what Mistral gets"]
+    assert [line for line in lines[5:] if line.startswith("+")] == ['+  "random_seed": 1']
+    assert "\x1b" not in out  # no colour where nobody sees it
+
+
+def test_names_of_models_are_resolved_as_in_the_setting() -> None:
+    """The option takes what MISTRAL_FILTER_MODELS takes; one that cannot be used is refused with the reason."""
+    status, out, _ = run(b'{"model":"gpt-4o"}', "--models", "gpt-*=mistral-small-latest gpt-4o=mistral-large-latest")
+    assert status == 1
+    assert out.splitlines()[0].split()[:5] == ["set", "model", "->", "mistral-large-latest", "none"]
+    status, out, err = run(GOOD, "--models", "gpt-4o")
+    assert (status, out) == (2, "")
+    assert "--models" in err
+    assert "write NAME=MODEL" in err
+
+
+@pytest.mark.parametrize("body", [b"{", b"", b"[]", b"\xff"])
+def test_a_refused_body_is_status_2(body: bytes) -> None:
+    """Refused: the status and the sentence of the error; status 2."""
+    status, out, err = run(body)
+    assert (status, err) == (2, "")
+    assert out.startswith("refused (400): ")
+    assert out.count("\n") == 1
+
+
+def test_json_for_programs() -> None:
+    """``--json`` writes the explanation as the view answers it, with the same exit statuses."""
+    for body, expected in ((GOOD, 0), (BAD, 1), (b"{", 2)):
+        status, out, _ = run(body, "--json")
+        assert status == expected
+        assert json.loads(out) == as_json(body)
+
+
+def test_the_options_of_the_filter() -> None:
+    """Endpoint, list, strict mode and translation can be chosen."""
+    assert run(b'{"model":"m","n":2}', "--fields", "current")[0] == 0
+    assert run(b'{"model":"m","n":2}')[0] == 1
+    assert run(BAD, "--strict")[0] == 2
+    assert "random_seed" not in run(BAD, "--no-translate")[1]
+    assert run(b'{"model":"m","prompt":"p"}', "--endpoint", "fim")[0] == 0
+    assert run(b'{"model":"m","input":[1]}', "--endpoint", "embeddings")[0] == 2
+
+
+def test_a_wrong_argument_is_explained() -> None:
+    """An endpoint that there is not is an error of usage, on stderr, and no traceback."""
+    status, out, err = run(GOOD, "--endpoint", "nowhere")
+    assert (status, out) == (2, "")
+    assert "Usage:" in err
+    assert "Traceback" not in err
+
+
+CONTROL = json.dumps({"model": "m", "\x1b[31mred\x07\r\n\x9b2J\x7f": 1, "\u202egnp.exe": 2}).encode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        CONTROL,
+        json.dumps(json.loads(CONTROL), ensure_ascii=False).encode(),
+    ],
+)
+@pytest.mark.parametrize("arguments", [(), ("--strict",)])
+def test_control_characters_do_not_reach_the_terminal(body: bytes, arguments: tuple[str, ...]) -> None:
+    """A name that holds escape sequences or line breaks is shown escaped: a body cannot write to a terminal."""
+    status, out, err = run(body, *arguments)
+    assert status == (2 if arguments else 1)
+    assert [character for character in out + err if not character.isprintable() and character != "\n"] == []
+    assert "red" in out
+
+
+def test_control_characters_in_the_body_do_not_reach_the_terminal() -> None:
+    """Neither do those that JSON allows unescaped inside a string that stays (C1 controls, DEL, direction marks)."""
+    body = '{"model":"\x9b31m\x7f\u202e","user":1}'.encode()
+    status, out, _ = run(body)
+    assert status == 1
+    assert [character for character in out if not character.isprintable() and character != "\n"] == []
+
+
+def test_a_name_with_odd_characters_needs_no_special_terminal() -> None:
+    """Under a locale that is not UTF-8 the program does not end in a traceback."""
+    ended = subprocess.run(
+        [sys.executable, "-X", "utf8=0", "-m", "mistral_filter", "explain"],
+        cwd=ROOT,
+        input='{"é😀":1}'.encode(),
+        capture_output=True,
+        env={"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"},
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stderr) == (1, b"")
+
+
+def test_colours_on_a_terminal() -> None:
+    """On a terminal the cost of each change and the lines of the diff have colours."""
+    leader, follower = os.openpty()
+    try:
+        words = [sys.executable, "-m", "mistral_filter", "explain"]
+        subprocess.run(words, cwd=ROOT, input=BAD, stdout=follower, timeout=60, check=False, env={"TERM": "xterm"})
+        shown = os.read(leader, 65536).decode()
+    finally:
+        os.close(leader)
+        os.close(follower)
+    assert "\x1b[31mlost" in shown
+    assert '\x1b[32m+  "random_seed": 1' in shown
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    """A name in place of standard input; one that is not there is an error of usage."""
+    (tmp_path / "body.json").write_bytes(BAD)
+    assert run(b"", str(tmp_path / "body.json"))[0] == 1
+    status, out, err = run(b"", str(tmp_path / "none.json"))
+    assert (status, out) == (2, "")
+    assert "none.json" in err
+
+
+# -------------------------------------------------------------------------------------------------------------------- serve
+
+
+class Serve(Server):
+    """``mistral-filter serve`` on a free port."""
+
+    def __init__(self, directory: Path, *args: str, port: int = 0, **settings: Any) -> None:
+        self.port = port or free_port()
+        super().__init__(directory, ["mistral_filter", "serve", "--port", str(self.port), *args], ROOT, settings)
+
+    def _ready(self) -> bool:
+        with suppress(OSError):
+            return ask(self.port, "GET", "/health").status == 200
+        return False
+
+
+def test_serve_is_the_proxy_as_shipped(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    """The command serves with gunicorn's settings of the project, its own worker and the options given."""
+    upstream.script = json_answer({"id": "1"})
+    body = {"model": "m", "messages": [], "presence_penalty": 1, "user": "u"}
+    options = ("--workers", "1", "--fields", "current")
+    with Serve(tmp_path, *options, MISTRAL_FILTER_UPSTREAM=upstream.url, MISTRAL_FILTER_FEILDS="x") as server:
+        answer = ask(server.port, "POST", "/v1/chat/completions", body, [("Authorization", "Bearer k")])
+        assert answer.json() == {"id": "1"}
+        assert upstream.requests[0].json() == {"model": "m", "messages": [], "presence_penalty": 1}
+        said = server.log()
+    assert f"The page: http://127.0.0.1:{server.port}/" in said
+    assert "Using worker: mistral_filter.proxy.gunicorn.Worker" in said
+    assert said.count("did you mean MISTRAL_FILTER_FIELDS?") == 1
+    assert said.count("Booting worker") == 1
+    assert "Warning" not in said
+
+
+def test_serve_with_the_stand_in(tmp_path: Path) -> None:
+    """``--sandbox`` answers below /sandbox/v1 without an account, and ends with the server."""
+    with Serve(tmp_path, "--sandbox", "--workers", "1") as server:
+        body = {"model": "mistral-small-latest", "messages": [{"role": "user", "content": "hello"}], "user": "u"}
+        answer = ask(server.port, "POST", "/sandbox/v1/chat/completions", body, [("Authorization", "Bearer k")])
+        assert answer.status == 200
+        assert answer.header("Mistral-Filter-Changes") is not None
+    # Server fails where a process of the session is left
+
+
+def ended(*arguments: str, **settings: str) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of the command."""
+    environ = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **settings}
+    words = [sys.executable, "-m", "mistral_filter", *arguments]
+    done = subprocess.run(words, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_port_in_use_is_one_sentence() -> None:
+    """The sentence names the option that helps."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+        status, out, err = ended("serve", "--port", str(port))
+    assert (status, out) == (1, "")
+    assert err == f"Error: Port {port} is in use: choose another, such as --port {port + 1}.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "said"),
+    [
+        (("serve", "--host", "192.0.2.1"), {}, "Error: 192.0.2.1 is no address of this machine: check --host."),
+        (("serve",), {"MISTRAL_FILTER_FIELDS": "old"}, "Error: MISTRAL_FILTER_FIELDS: write one of: classic, current"),
+        (("serve", "--workers", "0"), {}, "Usage: mistral-filter serve"),
+    ],
+)
+def test_what_cannot_be_served_is_said(arguments: tuple[str, ...], settings: dict[str, str], said: str) -> None:
+    """A wrong setting or option stops the start with one sentence, without a traceback."""
+    status, _, err = ended(*arguments, **settings)
+    assert status != 0
+    assert err.startswith(said)
+    assert "Traceback" not in err
+
+
+# -------------------------------------------------------------------------------------------------------------------- check
+
+
+MODELS = {"object": "list", "data": [{"id": "a"}, {"id": "b"}]}
+
+
+def test_check_goes_through_every_step(upstream: ScriptedUpstream) -> None:
+    """Settings, name, connection, TLS, models: each with a mark."""
+    upstream.script = json_answer(MODELS)
+    status, out, err = ended("check", MISTRAL_FILTER_UPSTREAM=upstream.url, MISTRAL_API_KEY="canary-key")
+    assert (status, err) == (0, "")
+    assert out.splitlines() == [
+        "✓ Settings: read; the list for chat is classic",
+        "✓ Name: 127.0.0.1",
+        f"✓ Connection: port {upstream.port} accepts connections",
+        "· TLS: plain http, to this machine only",
+        "✓ Models: 2 models are offered to your key",
+    ]
+    assert upstream.requests[0].path == "/v1/models"
+    assert upstream.requests[0].header("Authorization") == "Bearer canary-key"
+
+
+def test_check_says_what_to_do(
+    upstream: ScriptedUpstream, new_upstream: Callable[..., ScriptedUpstream], certificate: tuple[Path, Path]
+) -> None:
+    """Each failure is told at its step, and the steps behind it are not claimed."""
+    upstream.script = json_answer({"detail": "Unauthorized"}, 401)
+    status, out, _ = ended("check", MISTRAL_FILTER_UPSTREAM=upstream.url, MISTRAL_API_KEY="canary-key")
+    assert (status, out.splitlines()[-1]) == (1, "✗ Models: Mistral refuses the key (401): check your key")
+    status, out, _ = ended("check", MISTRAL_FILTER_UPSTREAM=upstream.url)
+    assert (status, out.splitlines()[-1][:28]) == (0, "· Models: the API asks for a")
+    status, out, _ = ended("check", MISTRAL_FILTER_UPSTREAM=f"http://127.0.0.1:{free_port()}")
+    assert status == 1
+    assert [line[0] for line in out.splitlines()] == ["✓", "✓", "✗", "·", "·"]
+    status, out, _ = ended("check", MISTRAL_FILTER_UPSTREAM="https://nowhere.invalid")
+    assert [line[0] for line in out.splitlines()] == ["✓", "✗", "·", "·", "·"]
+    status, out, _ = ended("check", MISTRAL_FILTER_UPSTREAM=new_upstream(tls=certificate).url)  # self-signed
+    assert [line[0] for line in out.splitlines()] == ["✓", "✓", "✓", "✗", "·"]
+    status, out, _ = ended("check", MISTRAL_FILTER_MAX_BODY="none")
+    assert (status, out.splitlines()) == (
+        1,
+        ["✗ Settings: MISTRAL_FILTER_MAX_BODY: write a number of bytes such as 33554432 or 32m"],
+    )
+    status, out, _ = ended("check", MISTRAL_FILTER_UPSTREAM=upstream.url, MISTRAL_FILTER_CROS_ORIGINS="*")
+    assert (status, "did you mean MISTRAL_FILTER_CORS_ORIGINS?" in out) == (1, True)
+
+
+def test_check_uses_the_key_that_the_server_holds(upstream: ScriptedUpstream) -> None:
+    """The held key goes up; neither key nor token is printed."""
+    upstream.script = json_answer(MODELS)
+    held = {
+        "MISTRAL_FILTER_API_KEY": "canary-held-key",
+        "MISTRAL_FILTER_TOKENS": "canary-token",
+        "MISTRAL_FILTER_CORS_ORIGINS": "none",
+    }
+    status, out, err = ended("check", MISTRAL_FILTER_UPSTREAM=upstream.url, **held)
+    assert (status, err, "canary" in out) == (0, "", False)
+    assert upstream.requests[0].header("Authorization") == "Bearer canary-held-key"
+
+
+# ------------------------------------------------------------------------------------------------------- the command itself
+
+
+def test_the_command_has_help_and_a_version() -> None:
+    """``--help`` names the three commands, ``--version`` is the package's."""
+    status, out, _ = ended("--help")
+    assert status == 0
+    assert all(f"\n  {name} " in out for name in ("serve", "explain", "check"))
+    assert ended("--version")[1] == f"mistral-filter, version {__version__}\n"
+
+
+def test_without_click_the_command_says_what_is_missing() -> None:
+    """Where only the filter is installed, one sentence names the extra."""
+    code = "import sys; sys.modules['click'] = None; from mistral_filter.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (
+        1,
+        'The command needs more than the filter itself: pip install "mistral-filter[proxy]"\n',
+    )
+
+
+def test_the_built_wheel_serves_alone(tmp_path: Path) -> None:
+    """The wheel in an empty environment, run from an empty folder, has the command, the page and the stand-in."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    environ = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", str(tmp_path))}
+    copy = tmp_path / "source"  # building writes into the folder
+    ignored = shutil.ignore_patterns("__pycache__", ".venv*", ".git", "node_modules", "*.egg-info", "build")
+    shutil.copytree(ROOT, copy, ignore=ignored, symlinks=True)
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(tmp_path), str(copy)], env=environ, check=True, timeout=120)
+    (wheel,) = tmp_path.glob("*.whl")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True, timeout=60)
+    python = tmp_path / "venv" / "bin" / "python"
+    pinned = ("-c", str(ROOT / "requirements.txt"))
+    subprocess.run([*pip, "--python", str(python), "install", f"{wheel}[proxy]", *pinned], env=environ, check=True, timeout=240)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+
+    class Installed(Serve):
+        def __init__(self) -> None:
+            super().__init__(empty, "--sandbox", "--workers", "1")
+            self._command, self._root = [str(python.with_name("mistral-filter")), *self._command[3:]], empty
+
+    with Installed() as server:
+        assert ask(server.port, "GET", "/v1").json()["version"] == __version__
+        page = ask(server.port, "GET", "/", None, [("Accept", "text/html")])
+        assert (page.status, page.header("Content-Type")) == (200, "text/html; charset=utf-8")
+        models = ask(server.port, "GET", "/sandbox/v1/models", None, [("Authorization", "Bearer k")])
+        assert models.json()["object"] == "list"
