@@ -144,8 +144,7 @@ def _translate(root: Object, endpoint: str, names: Collection[str], tool_names: 
     if endpoint in _CHAT_ENDPOINTS:
         effort.rename_effort(root)
         if "reasoning_effort" in names:
-            effort.nearest_effort(root, "reasoning_effort", model)
-            reasons = effort.asks_for_effort(root, "reasoning_effort")
+            reasons = effort.settle_effort(root, "reasoning_effort", model)
         reasons = reasons or ("prompt_mode" in names and root.text("prompt_mode") == "reasoning")
         reads = reads_reasoning(model, asked=reasons)
         responses_body(root, reads_reasoning=reads)
@@ -164,8 +163,7 @@ def _translate(root: Object, endpoint: str, names: Collection[str], tool_names: 
             tool_names.tools(root)
         reasoning = root.object("reasoning") if "reasoning" in names else None
         if reasoning is not None:
-            effort.nearest_effort(reasoning, "effort", model)
-            reasons = effort.asks_for_effort(reasoning, "effort")
+            reasons = effort.settle_effort(reasoning, "effort", model)
         reads = reads_reasoning(model, asked=reasons)
     elif endpoint == "embeddings":
         request.embedding_input(root)

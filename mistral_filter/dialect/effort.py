@@ -14,7 +14,7 @@ from mistral_filter.models import nearest_word, reasoning_of
 from mistral_filter.parts import Object
 from mistral_filter.rawjson import NULL
 
-__all__ = ["asks_for_effort", "greedy_sampling", "nearest_effort", "rename_effort"]
+__all__ = ["greedy_sampling", "rename_effort", "settle_effort"]
 
 _NONE = EFFORTS[0]
 
@@ -35,26 +35,24 @@ def rename_effort(body: Object) -> None:
     del body.fields["reasoning"]
 
 
-def nearest_effort(holder: Object, name: str, model: str | None) -> None:
+def settle_effort(holder: Object, name: str, model: str | None) -> bool:
     """Puts the nearest effort that *model* takes under *name* of *holder*; of two equally near ones, the greater.
 
-    The field goes where the model is known to take none. Unknown models and unknown words are left to the API.
+    The field goes where the model is known to take none. Unknown models and unknown words are left to the API. Returns whether
+    the request asks the model to reason, as far as the model does.
     """
     word = holder.text(name)
     known = reasoning_of(model) if word in EFFORTS else None
     if word is None or known is None or known.efforts is None or word in known.efforts:
-        return
+        return word not in (None, _NONE)
     if known.efforts:
-        holder.set(name, nearest_word(word, known.efforts), f"this model takes {', '.join(known.efforts)} only", "approximate")
-        return
+        nearest = nearest_word(word, known.efforts)
+        holder.set(name, nearest, f"this model takes {', '.join(known.efforts)} only", "approximate")
+        return nearest != _NONE
     loss: Loss = "approximate" if known.reads else "none"
     reason = "this model takes no effort: it always reasons" if known.reads else "this model takes no effort: it does not reason"
     holder.drop(name, reason, loss if (word != _NONE) is known.reads else "lost")
-
-
-def asks_for_effort(holder: Object, name: str) -> bool:
-    """Whether the effort under *name* of *holder* asks the model to reason."""
-    return holder.text(name) not in (None, _NONE)
+    return known.reads and word != _NONE
 
 
 def greedy_sampling(body: Object, *, reasons: bool) -> None:
