@@ -57,8 +57,7 @@ class ToolNames:
         given = body.array("tools")
         if given is not None:
             refused = [part for part in _named(given) if not _is_legal(part)]
-            if refused:
-                self._taken |= {part.text("name") or "" for part in _named(given) if _is_legal(part)}
+            self._taken |= {part.text("name") or "" for part in _named(given) if _is_legal(part)}
             for part in refused:
                 self.fit(part)
         choice = body.object("tool_choice")

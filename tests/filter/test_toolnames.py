@@ -50,6 +50,16 @@ def test_every_name_is_legal_distinct_and_comes_back(names: list[str]) -> None:
     assert [facts.tool_names.get(name, name) for name in made[1:]] == given
 
 
+def test_a_name_of_the_history_is_no_tools_name() -> None:
+    """A tool that is gone gets another name than a legal one of the request, so a call of that one stays what it is."""
+    (made,), _ = sent(body("calendar.respond"))
+    turn = {"role": "assistant", "content": None, "tool_calls": [{"id": "abcDEF123", **tool("calendar.respond")}]}
+    names, facts = sent({**body(made), "messages": [USER, turn, USER]})
+    assert names == [made]
+    assert made not in facts.tool_names
+    assert list(facts.tool_names.values()) == ["calendar.respond"]
+
+
 def test_a_name_depends_on_itself_alone() -> None:
     """From turn to turn, and whatever other tools there are, a tool has one name: the prompt cache stays useful."""
     (alone,), _ = sent(body("calendar.respond"))
