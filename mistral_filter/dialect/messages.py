@@ -167,7 +167,7 @@ class _Order:
     def end(self, more: str | None) -> None:
         """Puts all messages in order. *more* is what a user says behind a last assistant message; None: it is continued."""
         last = None
-        if self._ordered and len(self._out) > 1 and self._out[-1][1] == "assistant":
+        if self._ordered and len(self._out) > (more is None) and self._out[-1][1] == "assistant":
             last = self._last
         if last is not None and not _is_prefix(last) and more is None:
             last.insert("prefix", True, "a last assistant message is one to go on with", "approximate")
