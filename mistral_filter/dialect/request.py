@@ -19,6 +19,7 @@ __all__ = [
     "rename_fields",
     "response_format",
     "stop",
+    "wrap_bare_schema",
 ]
 
 RENAMED = {
@@ -92,16 +93,21 @@ def response_format(body: Object) -> None:
         form.fields |= {"type": "json_schema", "json_schema": nested}
     inner = form.object("json_schema")
     assert inner is not None
-    if not inner.has("schema") and not _OF_A_SCHEMA.isdisjoint(inner.fields):
-        # the bare schema in place of the object around it (ax)
-        inner.fields.pop("schema", None)
-        inner.note("rename", inner.path, "Mistral nests the schema", to="schema")
-        around = {name: inner.fields.pop(name) for name in _OF_A_FORMAT if name in inner.fields}
-        inner.fields = {**around, "schema": inner.fields}
+    wrap_bare_schema(inner)
     if not inner.has("name"):
         inner.insert("name", "response", "Mistral requires a name")
     if not inner.has("schema"):
         inner.insert("schema", {"type": "object"}, "Mistral requires a schema")
+
+
+def wrap_bare_schema(inner: Object) -> None:
+    """A ``json_schema`` that is the schema itself (ax) gets OpenAI's object around it."""
+    if inner.has("schema") or _OF_A_SCHEMA.isdisjoint(inner.fields):
+        return
+    inner.fields.pop("schema", None)
+    inner.note("rename", inner.path, "Mistral nests the schema", to="schema")
+    around = {name: inner.fields.pop(name) for name in _OF_A_FORMAT if name in inner.fields}
+    inner.fields = {**around, "schema": inner.fields}
 
 
 def embedding_input(body: Object) -> None:

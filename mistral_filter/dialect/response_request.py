@@ -9,6 +9,7 @@ from msgspec import Raw
 
 from mistral_filter.changes import Loss
 from mistral_filter.dialect import tools
+from mistral_filter.dialect.request import wrap_bare_schema
 from mistral_filter.dialect.values import note_rest
 from mistral_filter.errors import Refused
 from mistral_filter.fields import RESPONSE_CONSTANTS, RESPONSE_INCLUDED, RESPONSE_TOOLS, RESPONSES, Tagged
@@ -120,6 +121,7 @@ def _text(body: Object) -> None:
     nested = form.object("json_schema")
     if nested is not None:
         note_rest(form, ("type", "json_schema"))
+        wrap_bare_schema(nested)
         note_rest(nested, _SCHEMA_KEYS)
         fields = {"type": "json_schema", **{key: nested.fields[key] for key in _SCHEMA_KEYS if key in nested.fields}}
         form.become(fields, "rename", form.at("json_schema"), "the Responses API does not nest the schema", to="text.format")
