@@ -20,7 +20,7 @@ from mistral_filter.parts import Array, Object, Part, Position, encode
 from mistral_filter.rawjson import NULL, Node, as_text
 from mistral_filter.toolnames import ToolNames
 
-__all__ = ["FOREIGN_OUTPUTS", "call_item", "response_items", "result_item"]
+__all__ = ["FOREIGN_OUTPUTS", "call_item", "item_type", "response_items", "result_item", "stored_item"]
 
 FOREIGN_OUTPUTS = frozenset(call.output for call in FOREIGN_CALLS.values())
 """The types of the items with their results."""
@@ -125,13 +125,7 @@ class _Walk:
             _settle(item)
             self._append_message(item, index)
         elif kind == "item_reference":
-            raise Refused(
-                f"{item.path}: Mistral stores no responses, so it has no item to refer to. Send the items themselves: with store "
-                "off, clients send the whole conversation in each request (store=False; in the AI SDK providerOptions: "
-                "{openai: {store: false}}).",
-                param=item.path,
-                code="stateful_conversation",
-            )
+            raise stored_item(item.path)
         else:
             self._foreign(item, index, kind)
 
@@ -237,9 +231,25 @@ class _Walk:
 # ------------------------------------------------------------------------------------------------- kinds and ids
 
 
+def item_type(item: Object) -> str:
+    """The type of an item; without one it is a message or, if it has an id only, a reference (OpenAI's reference, 2026-11)."""
+    only_refers = "id" in item.fields and not item.has("role") and not item.has("content")
+    return item.text("type") or ("item_reference" if only_refers else "message")
+
+
+def stored_item(path: str) -> Refused:
+    """The error for a reference at *path* to an item that OpenAI has stored."""
+    return Refused(
+        f"{path}: Mistral stores no responses, so it has no item to refer to. Send the items themselves: with store off, clients "
+        "send the whole conversation in each request (store=False; in the AI SDK providerOptions: {openai: {store: false}}).",
+        param=path,
+        code="stateful_conversation",
+    )
+
+
 def _kind(item: Object) -> str:
     """What an item is: message, call, result, reasoning, part, or the type of one that Mistral has not."""
-    kind = item.text("type") or "message"
+    kind = item_type(item)
     if kind == "message":
         return "result" if item.text("role") in ("tool", "function") else "message"
     if kind == "function_call" or kind in FOREIGN_CALLS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mistral_filter.dialect.response_items import FOREIGN_OUTPUTS, call_item, result_item
+from mistral_filter.dialect.response_items import FOREIGN_OUTPUTS, call_item, item_type, result_item, stored_item
 from mistral_filter.dialect.thoughts import NO_TEXT, NOT_READ, put_first, thinking, thought
 from mistral_filter.dialect.values import note_rest
 from mistral_filter.errors import Refused
@@ -86,7 +86,7 @@ class _Turns:
         if not isinstance(item, Object):
             self.add(value, path)
             return
-        kind = _kind(item)
+        kind = item_type(item)
         if kind == "message":
             self._message(item)
         elif kind in _CALLS:
@@ -101,6 +101,8 @@ class _Turns:
             self._result(item)
         elif kind == "reasoning":
             self._reasoning(item)
+        elif kind == "item_reference":
+            raise stored_item(path)
         else:
             self._document.note("drop", path, "chat has no items of this type", "lost")
 
@@ -168,10 +170,6 @@ class _Turns:
         """The last message if it is an assistant's: what the assistant says next belongs to it."""
         last = self.messages[-1] if self.messages else None
         return last if isinstance(last, Object) and last.text("role") == "assistant" else None
-
-
-def _kind(item: Object) -> str:
-    return item.text("type") or "message"
 
 
 def _says_nothing(message: Object) -> bool:
