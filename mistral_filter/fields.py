@@ -827,6 +827,7 @@ NEUTRAL: Mapping[str, tuple[bytes, ...]] = {
     "modalities": (b'["text"]',),
     "verbosity": (b'"medium"',),
     "truncation": (b'"disabled"',),
+    "background": (b"false",),
     "thinking": (b'{"type":"disabled"}',),
     "include_reasoning": (b"true",),
     "exclude": (b"false",),

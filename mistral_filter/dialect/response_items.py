@@ -20,7 +20,7 @@ from mistral_filter.parts import Array, Object, Part, Position, encode
 from mistral_filter.rawjson import NULL, Node, as_text
 from mistral_filter.toolnames import ToolNames
 
-__all__ = ["FOREIGN_OUTPUTS", "call_item", "item_type", "response_items", "result_item", "stored_item"]
+__all__ = ["FOREIGN_OUTPUTS", "call_item", "foreign_item", "item_type", "response_items", "result_item", "stored_item"]
 
 FOREIGN_OUTPUTS = frozenset(call.output for call in FOREIGN_CALLS.values())
 """The types of the items with their results."""
@@ -217,15 +217,22 @@ class _Walk:
     # ------------------------------------------------------------------------------------------------- other items
 
     def _foreign(self, item: Object, index: int, kind: str) -> None:
-        result = FOREIGN_RESULTS.get(kind)
-        if result is None or not any(item.has(key) for key in result.came):
+        if foreign_item(item, kind):
+            self._append_message(item, index)
+        else:
             self._items.drop(index, "Mistral has no items of this type", FOREIGN_ITEMS.get(kind, "lost"))
-            return
-        said = {key: item.fields[key] for key in (*result.asked, *result.came) if item.has(key)}
-        message = {"role": "assistant", "content": f"[{kind}] {_json(said)}"}
-        reason = "Mistral has no items of this type: what came of it is a text"
-        item.become(message, "set", item.path, reason, "approximate", to="message")
-        self._append_message(item, index)
+
+
+def foreign_item(item: Object, kind: str) -> bool:
+    """Makes an assistant's message of an *item* whose *kind* Mistral does not have; False: it has no result to tell of."""
+    result = FOREIGN_RESULTS.get(kind)
+    if result is None or not any(item.has(key) for key in result.came):
+        return False
+    said = {key: item.fields[key] for key in (*result.asked, *result.came) if item.has(key)}
+    message = {"role": "assistant", "content": f"[{kind}] {_json(said)}"}
+    reason = "Mistral has no items of this type: what came of it is a text"
+    item.become(message, "set", item.path, reason, "approximate", to="message")
+    return True
 
 
 # ------------------------------------------------------------------------------------------------- kinds and ids

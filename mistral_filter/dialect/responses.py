@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from mistral_filter.dialect.response_items import FOREIGN_OUTPUTS, call_item, item_type, result_item, stored_item
+from mistral_filter.dialect.response_items import FOREIGN_OUTPUTS, call_item, foreign_item, item_type, result_item, stored_item
 from mistral_filter.dialect.thoughts import NO_TEXT, NOT_READ, put_first, thinking, thought
 from mistral_filter.dialect.values import note_rest
 from mistral_filter.errors import Refused
-from mistral_filter.fields import FOREIGN_CALLS
-from mistral_filter.parts import Array, Object, Opener, Part, Position
+from mistral_filter.fields import FOREIGN_CALLS, FOREIGN_ITEMS
+from mistral_filter.parts import Array, Object, Opener, Part, Position, encode
 from mistral_filter.rawjson import NULL, Node, as_array
 
 __all__ = ["responses_body"]
@@ -103,8 +103,10 @@ class _Turns:
             self._reasoning(item)
         elif kind == "item_reference":
             raise stored_item(path)
+        elif foreign_item(item, kind):
+            self._message(item)
         else:
-            self._document.note("drop", path, "chat has no items of this type", "lost")
+            self._document.note("drop", path, "chat has no items of this type", FOREIGN_ITEMS.get(kind, "lost"))
 
     def _reasoning(self, item: Object) -> None:
         text = thought(item, "content", "summary") if self._reads_reasoning else None
@@ -162,7 +164,11 @@ class _Turns:
         caller.fields.setdefault("tool_calls", []).append(call)
 
     def _result(self, item: Object) -> None:
-        fields = {"role": "tool", "tool_call_id": item.fields.get("call_id", NULL), "content": item.fields.get("output", "")}
+        output = item.fields.get("output", "")
+        if item.object("output") is not None:
+            output = encode(item.fields["output"]).decode()
+            item.note("set", item.at("output"), "Mistral takes the result as a text")
+        fields = {"role": "tool", "tool_call_id": item.fields.get("call_id", NULL), "content": output}
         self.messages.append(self._document.new(fields, item.position))
         note_rest(item, ("type", "call_id", "output"))
 
