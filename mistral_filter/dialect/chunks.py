@@ -6,7 +6,7 @@ import mimetypes
 import re
 from typing import Any
 
-from mistral_filter.dialect.thoughts import NO_TEXT, NOT_READ, THOUGHT_TYPES, thinking, thought
+from mistral_filter.dialect.thoughts import NO_TEXT, NOT_READ, TEXT_NAMES, THOUGHT_TYPES, thinking, thought
 from mistral_filter.dialect.values import note_rest
 from mistral_filter.errors import Refused
 from mistral_filter.fields import CHUNKS_BY_ROLE, MESSAGES, Node, Tagged
@@ -127,7 +127,7 @@ def _translate(part: Object, content: Array, index: int, *, reads_reasoning: boo
 
 def _thought(part: Object, kind: str, content: Array, index: int, *, reads_reasoning: bool) -> None:
     """Earlier reasoning in a form that is not Mistral's: a thinking chunk for a model that reads it, nothing for another."""
-    text = thought(part, kind, "text") if reads_reasoning else None
+    text = thought(part, kind, *TEXT_NAMES) if reads_reasoning else None
     if text is None:
         content.drop(index, NO_TEXT if reads_reasoning else NOT_READ)
     else:

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from typing import Any
 
 from mistral_filter.dialect.response_parts import TEXT_KEYS, complete_answer, input_parts, numbered, part_text
-from mistral_filter.dialect.thoughts import NOT_READ, THOUGHT_TYPES, fed_back
+from mistral_filter.dialect.thoughts import NOT_READ, TEXT_NAMES, THOUGHT_TYPES, fed_back, thought
 from mistral_filter.dialect.values import note_rest
 from mistral_filter.errors import Refused
 from mistral_filter.fields import FOREIGN_CALLS, FOREIGN_ITEMS, FOREIGN_RESULTS, RESPONSE_ITEMS, RESPONSE_MESSAGES, RESPONSE_PARTS
@@ -348,10 +348,8 @@ def _is_empty(item: Object) -> bool:
 
 
 def _thought(part: Object) -> str:
-    inner = part.array("thinking")
-    if inner is not None:
-        return "".join(part_text(each) or "" for each in inner.objects())
-    return part.text(part.text("type") or "") or part.text("text") or ""
+    text = thought(part, part.text("type") or "", *TEXT_NAMES)
+    return as_text(text) or ""
 
 
 def _as_message(item: Object) -> None:

@@ -14,6 +14,7 @@ from mistral_filter.rawjson import Node
 __all__ = [
     "NOT_READ",
     "NO_TEXT",
+    "TEXT_NAMES",
     "THOUGHT_TYPES",
     "fed_back",
     "holds_thoughts",
@@ -24,7 +25,10 @@ __all__ = [
 ]
 
 THOUGHT_TYPES = ("thinking", "reasoning", "reasoning_content", "redacted_thinking")
-"""Part types for earlier reasoning in OpenAI-style histories: the text is under the type's own name or under ``text``, if any."""
+"""Part types for earlier reasoning in OpenAI-style histories: the text, if any, is under the type's name or one of TEXT_NAMES."""
+
+TEXT_NAMES = ("text", "summary")
+"""The second is a list of texts (an item of OpenAI's Responses API that became a part, as in LangChain's messages)."""
 
 _FIELDS = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
 """What clients call the reasoning that an earlier answer came with; the first one with text counts. The third (OpenRouter) and
@@ -68,7 +72,7 @@ def _text_of(item: Part) -> str:
 
 def holds_thoughts(content: Array) -> bool:
     """Whether earlier reasoning is among the parts."""
-    return any(part.text("type") in THOUGHT_TYPES and thought(part, *THOUGHT_TYPES, "text") for part in content.objects())
+    return any(part.text("type") in THOUGHT_TYPES and thought(part, *THOUGHT_TYPES, *TEXT_NAMES) for part in content.objects())
 
 
 def fed_back(message: Object, *, reads: bool) -> Any:
