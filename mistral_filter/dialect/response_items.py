@@ -269,20 +269,25 @@ def _kind(item: Object) -> str:
 def _call_ids(item: Object, kind: str) -> list[str | None]:
     """The ids of the calls in an item; None for one without."""
     if kind == "call":
-        return [item.text("call_id") or item.text("id")]
+        return [_id(item, "call_id") or _id(item, "id")]
     if kind != "message" or item.text("role") != "assistant":
         return []
     calls = item.array("tool_calls")
     if calls is not None and calls.items:
-        return [call.text("id") or None for call in calls.objects()]
+        return [_id(call, "id") for call in calls.objects()]
     return [None] if item.object("function_call") is not None else []
 
 
 def _result_id(item: Object, kind: str) -> str | None:
     if kind != "result":
         return None
-    own = item.text("id") if item.text("type") == "local_shell_call_output" else None  # OpenAI's name for it there
-    return item.text("call_id") or item.text("tool_call_id") or own or None
+    own = _id(item, "id") if item.text("type") == "local_shell_call_output" else None  # OpenAI's name for it there
+    return _id(item, "call_id") or _id(item, "tool_call_id") or own
+
+
+def _id(part: Object, key: str) -> str | None:
+    number = part.number(key)  # some clients count
+    return (part.text(key) if number is None else str(number)) or None
 
 
 # ------------------------------------------------------------------------------------------------- one message
