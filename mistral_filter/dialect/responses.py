@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mistral_filter.dialect.response_items import FOREIGN_OUTPUTS, call_item, result_item
+from mistral_filter.dialect.response_calls import FOREIGN_OUTPUTS, call_item, result_item
 from mistral_filter.dialect.thoughts import NO_TEXT, NOT_READ, put_first, thinking, thought
 from mistral_filter.dialect.values import note_rest
 from mistral_filter.errors import Refused
