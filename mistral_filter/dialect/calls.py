@@ -25,7 +25,7 @@ _LENGTH = 9
 _NO_ID = ("", "null")
 """What clients send for want of an id; mistral-common 1.13.1 counts both as missing."""
 
-_CALL_BYTES, _TURN_BYTES = 700, 250
+_CALL_BYTES, _TURN_BYTES = 500, 250
 """Memory of one call in the tables below, and of one message's calls together."""
 
 

@@ -20,7 +20,7 @@ FOREIGN_OUTPUTS = frozenset(call.output for call in FOREIGN_CALLS.values())
 CallKey = tuple[int, int]
 """A call: the number of its item, and its own number where that is a chat message with several."""
 
-_ITEM_BYTES, _CALL_BYTES = 250, 700
+_ITEM_BYTES, _CALL_BYTES = 250, 800
 """Memory of what is noted of an item while pairs are looked for, and of a call to the end."""
 
 

@@ -18,6 +18,9 @@ _STATE = ("previous_response_id", "conversation")
 _CALLS = ("function_call", "custom_tool_call")
 _RESULTS = ("function_call_output", "custom_tool_call_output")
 
+_CALL_BYTES = 500
+"""Memory of one call that has been made of an item."""
+
 
 def responses_body(body: Object, *, reads_reasoning: bool = False) -> None:
     """Translates in place: instructions, input and text.format; the rest has chat's names already.
@@ -45,7 +48,7 @@ def responses_body(body: Object, *, reads_reasoning: bool = False) -> None:
         assert items is not None
         turns.item(items.part(index), items.items[index], index)
         items.take_over(index)  # what is of use in it is in the messages
-    turns.forget_thoughts()
+    turns.end()
     body.note("rename", "input", "chat's form of a Responses request", to="messages")
     del body.fields["input"]
     body.fields["messages"] = body.document.new(turns.messages, Position(body.position, "messages"))
@@ -70,6 +73,8 @@ class _Turns:
         self.messages: list[Any] = []
         self._document = document
         self._reads_reasoning = reads_reasoning
+        self._unopened = 0
+        """Bytes of memory of the calls so far, which nobody has opened yet."""
         self._thoughts: list[tuple[Any, str]] = []
         """Texts of earlier reasoning, with the paths they came from: the assistant's next message or call begins with them."""
 
@@ -111,9 +116,10 @@ class _Turns:
         else:
             self._thoughts.append((text, item.path))
 
-    def forget_thoughts(self) -> None:
+    def end(self) -> None:
         """Leaves out the reasoning that no answer follows."""
         self._take_thoughts(of_answer=False)
+        self._document.hold(-self._unopened, "input")  # each call takes its share when it is opened
 
     def _take_thoughts(self, *, of_answer: bool = True) -> list[Any]:
         """The texts of the reasoning so far; without an answer that begins with it, it is left out."""
@@ -150,6 +156,8 @@ class _Turns:
             "name": item.fields.get("name", NULL),
             "arguments": arguments if used == "arguments" else {"input": arguments},
         }
+        self._document.hold(_CALL_BYTES, item.path)
+        self._unopened += _CALL_BYTES
         call = {"id": item.fields.get("call_id", NULL), "type": "function", "function": function}
         note_rest(item, ("type", "call_id", "name", used))
         caller = self._last_assistant()
