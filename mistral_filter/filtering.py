@@ -7,7 +7,7 @@ came in, and write back only what changed. Translations (``mistral_filter.dialec
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
@@ -92,12 +92,12 @@ def filter_body(
         if models and "model" in lists.accepted.fields:
             _resolve_alias(root, models)
         known = learnt(root.text("model")) if callable(learnt) else learnt
-        known = [each for each in known if each.values or not strict]
+        known = [each for each in known if each.values or not strict] if known else ()
         names = ToolNames()
         translation = None
         if translate:
-            left_out = {each.location[0] for each in known if len(each.location) == 1 and not each.values}
-            translation = Translation(root, endpoint, lists.accepted.fields.keys() - left_out, names, bridge=bridge)
+            accepted = _that_stay(lists.accepted, known) if known else lists.accepted.fields
+            translation = Translation(root, endpoint, accepted, names, bridge=bridge)
             translation.top()
         judge = Judge(repair=translate, learnt=known, conversation=translation.conversation if translation else None)
         judge.top(root, lists.accepted, lists.left_out)
@@ -139,6 +139,11 @@ def _read(body: bytes, media: Media | None, text: bytes) -> _Request:
     document = Document(text)
     top, hidden = parse_with_surrogates(text)
     return _Request(body, media, hidden, document, document.top(top, hidden.body if hidden else text))
+
+
+def _that_stay(accepted: Table, known: Iterable[Learnt]) -> Collection[str]:
+    """The *accepted* names at the top but for those that Mistral's earlier answers refused."""
+    return accepted.fields.keys() - {each.location[0] for each in known if len(each.location) == 1 and not each.values}
 
 
 def _resolve_alias(root: Object, models: Mapping[str, str]) -> None:

@@ -36,8 +36,6 @@ class Translation:
         self._model = body.text("model") if "model" in accepted else None
         self._reasons = False
         """Whether the request asks the model to reason."""
-        self._reads_reasoning = False
-        """Whether the messages may hold earlier reasoning."""
 
     def top(self) -> None:
         """All rules above the messages. Raises Refused for what has no translation."""
@@ -59,12 +57,12 @@ class Translation:
     def conversation(self, messages: Array, judge: Judge) -> None:
         """The *messages*, or items of a Responses request, each judged by *judge* when it has been translated."""
         if self._endpoint in RESPONSES:
-            response_items(messages, judge, reads_reasoning=self._reads_reasoning, names=self._names)
+            response_items(messages, judge, reads_reasoning=self._reads_reasoning(), names=self._names)
             return
         ordered = self._endpoint in _CHAT
         more = request_for_more(self._body, self._accepted) if ordered else None
         translate = Conversation(
-            ordered=ordered, reads_reasoning=self._reads_reasoning, bridge=self._bridge, names=self._names, more=more
+            ordered=ordered, reads_reasoning=self._reads_reasoning(), bridge=self._bridge, names=self._names, more=more
         )
         translate(messages, judge)
 
@@ -74,8 +72,8 @@ class Translation:
         if "reasoning_effort" in accepted:
             self._effort(body, "reasoning_effort")
         self._reasons = self._reasons or ("prompt_mode" in accepted and body.text("prompt_mode") == "reasoning")
-        self._reads_reasoning = reads_reasoning(self._model, asked=self._reasons)
-        responses_body(body, reads_reasoning=self._reads_reasoning)
+        if "input" in body.fields:
+            responses_body(body, reads_reasoning=self._reads_reasoning())
         if "functions" in body.fields or "function_call" in body.fields:
             tools.legacy_functions(body)
         if "tools" in accepted:
@@ -94,7 +92,10 @@ class Translation:
         reasoning = body.object("reasoning") if "reasoning" in accepted else None
         if reasoning is not None:
             self._effort(reasoning, "effort")
-        self._reads_reasoning = reads_reasoning(self._model, asked=self._reasons)
+
+    def _reads_reasoning(self) -> bool:
+        """Whether the messages may hold earlier reasoning."""
+        return reads_reasoning(self._model, asked=self._reasons)
 
     def _effort(self, holder: Object, name: str) -> None:
         effort.nearest_effort(holder, name, self._model)
