@@ -8,28 +8,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
-from functools import lru_cache, partial
+from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
 from msgspec import Raw
 
 from mistral_filter.changes import Change
-from mistral_filter.dialect import effort, request, tools
-from mistral_filter.dialect.messages import Conversation, request_for_more
-from mistral_filter.dialect.response_items import response_items
-from mistral_filter.dialect.response_request import response_request
-from mistral_filter.dialect.responses import responses_body
-from mistral_filter.dialect.thoughts import reads_reasoning
+from mistral_filter.dialect.translation import Translation
 from mistral_filter.document import Document
 from mistral_filter.errors import InvalidJSON, Refused, TooDeep
-from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, KEEP, RESPONSES
+from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, KEEP
 from mistral_filter.fields import Object as Table
 from mistral_filter.judge import Judge, Learnt
 from mistral_filter.media import LEAST, Media, put_aside
 from mistral_filter.models import aliases_of
 from mistral_filter.parsing import parse_with_surrogates
-from mistral_filter.parts import Array, Object, encode
+from mistral_filter.parts import Object, encode
 from mistral_filter.rawjson import encode as encode_text
 from mistral_filter.surrogates import Surrogates
 from mistral_filter.toolnames import ToolNames
@@ -39,8 +34,6 @@ __all__ = ["BOM", "Facts", "Filtered", "Learnt", "accepted_names", "filter_body"
 _TRUE = Raw(b"true")
 BOM = b"\xef\xbb\xbf"
 """A byte order mark. A body may begin with one; it does not reach Mistral."""
-
-_CHAT_ENDPOINTS = ("chat", "agents")
 
 
 class Facts(NamedTuple):
@@ -93,39 +86,64 @@ def filter_body(
     ValueError for *models* that cannot be used.
     """
     lists = _lists(endpoint, fields, tuple(allow), tuple(drop))
-    body = body.removeprefix(BOM)
     try:
-        media = put_aside(body) if len(body) >= LEAST else None
-        try:
-            document, root, hidden = _opened(body if media is None else media.body)
-        except InvalidJSON:
-            if media is None:
-                raise
-            media = None
-            document, root, hidden = _opened(body)  # whose error names the byte
+        request = _opened(body.removeprefix(BOM))
+        root = request.root
         if models and "model" in lists.accepted.fields:
             _resolve_alias(root, models)
         known = learnt(root.text("model")) if callable(learnt) else learnt
-        known = [each for each in known if each.values or not strict]
-        conversation = None
+        known = [each for each in known if each.values or not strict] if known else ()
         names = ToolNames()
+        translation = None
         if translate:
-            left_out = {each.location[0] for each in known if len(each.location) == 1 and not each.values}
-            stays = lists.accepted.fields.keys() - left_out
-            reads = _translate(root, endpoint, stays, names)
-            conversation = partial(_converse, root, endpoint, stays, reads, bridge, names)
-        judge = Judge(repair=translate, learnt=known, conversation=conversation)
+            accepted = _that_stay(lists.accepted, known) if known else lists.accepted.fields
+            translation = Translation(root, endpoint, accepted, names, bridge=bridge)
+            translation.top()
+        judge = Judge(repair=translate, learnt=known, conversation=translation.conversation if translation else None)
         judge.top(root, lists.accepted, lists.left_out)
-        document.finish()
-        return _result(root, hidden, media, body, endpoint, names, strict=strict)
+        request.document.finish()
+        return _result(request, endpoint, names, strict=strict)
     except RecursionError:  # some interpreters give up before our own limit is seen
         raise TooDeep from None
 
 
-def _opened(body: bytes) -> tuple[Document, Object, Surrogates | None]:
-    document = Document(body)
-    top, hidden = parse_with_surrogates(body)
-    return document, document.top(top, hidden.body if hidden else body), hidden
+class _Request(NamedTuple):
+    """A body that has been opened, and what of it is out of sight meanwhile."""
+
+    body: bytes
+    """As it came."""
+    media: Media | None
+    hidden: Surrogates | None
+    document: Document
+    root: Object
+
+    def written(self) -> bytes:
+        """The body as it is now, with all that was out of sight."""
+        out = encode(self.root.fields)
+        if self.hidden:
+            out = self.hidden.restore(out)
+        return self.media.restore(out) if self.media else out
+
+
+def _opened(body: bytes) -> _Request:
+    media = put_aside(body) if len(body) >= LEAST else None
+    if media is not None:
+        try:
+            return _read(body, media, media.body)
+        except InvalidJSON:
+            pass  # the error of the whole body names the byte
+    return _read(body, None, body)
+
+
+def _read(body: bytes, media: Media | None, text: bytes) -> _Request:
+    document = Document(text)
+    top, hidden = parse_with_surrogates(text)
+    return _Request(body, media, hidden, document, document.top(top, hidden.body if hidden else text))
+
+
+def _that_stay(accepted: Table, known: Iterable[Learnt]) -> Collection[str]:
+    """The *accepted* names at the top but for those that Mistral's earlier answers refused."""
+    return accepted.fields.keys() - {each.location[0] for each in known if len(each.location) == 1 and not each.values}
 
 
 def _resolve_alias(root: Object, models: Mapping[str, str]) -> None:
@@ -134,70 +152,8 @@ def _resolve_alias(root: Object, models: Mapping[str, str]) -> None:
         root.set("model", model, "the setting models gives this name another model", to=model)
 
 
-def _translate(root: Object, endpoint: str, names: Collection[str], tool_names: ToolNames) -> bool:
-    """All rules above the messages, which are translated when the judge comes to them. *names* are the fields that stay.
-
-    Returns whether the messages may hold earlier reasoning.
-    """
-    reasons = reads = False
-    model = root.text("model") if "model" in names else None
-    if endpoint in _CHAT_ENDPOINTS:
-        effort.rename_effort(root)
-        if "reasoning_effort" in names:
-            reasons = effort.settle_effort(root, "reasoning_effort", model)
-        reasons = reasons or ("prompt_mode" in names and root.text("prompt_mode") == "reasoning")
-        reads = reads_reasoning(model, asked=reasons)
-        responses_body(root, reads_reasoning=reads)
-        if "functions" in root.fields or "function_call" in root.fields:
-            tools.legacy_functions(root)
-        if "tools" in names:
-            tools.tools(root)
-            tools.tool_choice(root)
-            tool_names.tools(root)
-        if "prediction" in names:
-            request.prediction(root)
-        request.response_format(root)
-    elif endpoint in RESPONSES:
-        response_request(root, endpoint, names)
-        if "tools" in names:
-            tool_names.tools(root)
-        reasoning = root.object("reasoning") if "reasoning" in names else None
-        if reasoning is not None:
-            reasons = effort.settle_effort(reasoning, "effort", model)
-        reads = reads_reasoning(model, asked=reasons)
-    elif endpoint == "embeddings":
-        request.embedding_input(root)
-        request.embedding_dimension(root)
-    elif endpoint in ("chat/moderations", "chat/classifications"):
-        request.moderated_messages(root, nested=endpoint == "chat/classifications")
-    request.rename_fields(root, names)
-    request.stop(root)
-    if "temperature" in names and "top_p" in names:
-        effort.greedy_sampling(root, reasons=reasons)
-    return reads
-
-
-def _converse(
-    root: Object,
-    endpoint: str,
-    accepted: Collection[str],
-    reads: bool,
-    bridge: bool,
-    names: ToolNames,
-    messages: Array,
-    judge: Judge,
-) -> None:
-    if endpoint in RESPONSES:
-        response_items(messages, judge, reads_reasoning=reads, names=names)
-        return
-    ordered = endpoint in _CHAT_ENDPOINTS
-    more = request_for_more(root, accepted) if ordered else None
-    Conversation(ordered=ordered, reads_reasoning=reads, bridge=bridge, names=names, more=more)(messages, judge)
-
-
-def _result(
-    root: Object, hidden: Surrogates | None, media: Media | None, body: bytes, endpoint: str, names: ToolNames, *, strict: bool
-) -> Filtered:
+def _result(request: _Request, endpoint: str, names: ToolNames, *, strict: bool) -> Filtered:
+    root, hidden = request.root, request.hidden
     changes = root.document.changes
     model = root.text("model")
     tool_names = names.sent()
@@ -214,11 +170,8 @@ def _result(
     base64 = endpoint == "embeddings" and root.text("encoding_format") == "base64"
     facts = Facts(model, root.fields.get("stream") == _TRUE, base64, tool_names)
     if not root.position.edited and not changes:
-        return Filtered(body, (), facts)
-    out = encode(root.fields)
-    if hidden:
-        out = hidden.restore(out)
-    return Filtered(media.restore(out) if media else out, tuple(changes), facts)
+        return Filtered(request.body, (), facts)
+    return Filtered(request.written(), tuple(changes), facts)
 
 
 class _Lists(NamedTuple):

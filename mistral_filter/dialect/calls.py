@@ -25,8 +25,8 @@ _LENGTH = 9
 _NO_ID = ("", "null")
 """What clients send for want of an id; mistral-common 1.13.1 counts both as missing."""
 
-_CALL_BYTES = 500
-"""Memory of one call in the tables below."""
+_CALL_BYTES, _TURN_BYTES = 500, 250
+"""Memory of one call in the tables below, and of one message's calls together."""
 
 
 def _call_table() -> Node:
@@ -60,7 +60,7 @@ class Turn:
     def __init__(self) -> None:
         self._calls: list[_Call] = []
         self._waiting: dict[_Key, list[_Call]] | None = None
-        self._answered: set[str] = set()
+        self._answered: set[str] | None = None
         self.results: list[int] = []
         """The indexes of the messages that answer the calls."""
         self.attachments: list[Object] = []
@@ -74,12 +74,12 @@ class Turn:
 
     def unanswered(self) -> list[str]:
         """The ids of the calls that still wait."""
-        return [call.id for call in self._calls if call.id not in self._answered]
+        return [call.id for call in self._calls if not self._answered or call.id not in self._answered]
 
     def answer(self, key: _Key) -> str | None:
         """The id of the first waiting call that *key* fits, which waits no more; None: there is none."""
-        if self._waiting is None:
-            self._waiting = _by_key(self._calls)
+        if self._waiting is None or self._answered is None:
+            self._waiting, self._answered = _by_key(self._calls), set()
         calls = self._waiting.get(key, [])
         while calls:
             id = calls.pop().id
@@ -87,7 +87,7 @@ class Turn:
                 continue
             self._answered.add(id)
             if len(self._answered) == len(self._calls):  # a long conversation has many turns: none keeps what it is done with
-                self._calls, self._waiting, self._answered = [], {}, set()
+                self._calls, self._waiting, self._answered = [], None, None
             return id
         return None
 
@@ -135,6 +135,7 @@ class Calls:
         calls = message.array("tool_calls")
         if calls is None or calls.is_empty():
             return None
+        message.document.hold(_TURN_BYTES, message.path)
         self._turn, self._made = Turn(), Counter()
         for number, call in calls.each():
             self._call(call, f"{index}.{number}")

@@ -36,6 +36,9 @@ _FORCING = ("any", "required")
 
 _FALSE = Raw(b"false")
 
+_PLACE_BYTES = 110
+"""Memory of a message's place in the order."""
+
 
 def request_for_more(body: Object, accepted: Container[str]) -> str | None:
     """What a user's message is to say behind a last assistant message; None: that message is continued.
@@ -104,6 +107,7 @@ class _Order:
     """Puts the messages of one list where Mistral accepts one of their role: results behind their calls, the rest as it came."""
 
     def __init__(self, messages: Array, calls: Calls, *, ordered: bool, bridge: bool) -> None:
+        messages.document.hold(_PLACE_BYTES * len(messages.items), messages.path)
         self._messages, self._calls = messages, calls
         self._ordered, self._bridge = ordered, bridge
         self._out: list[tuple[int | Turn, str]] = []

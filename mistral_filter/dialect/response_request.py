@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Container
-from typing import Any
 
 from msgspec import Raw
 
 from mistral_filter.changes import Loss
 from mistral_filter.dialect import tools
 from mistral_filter.dialect.request import wrap_bare_schema
-from mistral_filter.dialect.values import note_rest
+from mistral_filter.dialect.values import json_text, note_rest
 from mistral_filter.errors import Refused
 from mistral_filter.fields import RESPONSE_CONSTANTS, RESPONSE_INCLUDED, RESPONSE_TOOLS, RESPONSES, Tagged
 from mistral_filter.fields import Array as List
-from mistral_filter.parts import Array, Object, encode
+from mistral_filter.parts import Array, Object
 from mistral_filter.rawjson import NULL, as_number, as_text
 
 __all__ = ["response_request"]
@@ -245,11 +244,7 @@ def _metadata(body: Object) -> None:
         if value == NULL:
             metadata.drop(name, "Mistral takes texts only, and null says nothing")
         elif as_text(value) is None:
-            metadata.set(name, _json(value), "Mistral takes texts only")
-
-
-def _json(value: Any) -> str:
-    return encode(value).decode()
+            metadata.set(name, json_text(value), "Mistral takes texts only")
 
 
 def _constants(body: Object, accepted: Container[str]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mistral_filter.dialect.response_items import FOREIGN_OUTPUTS, call_item, foreign_item, item_type, result_item, stored_item
+from mistral_filter.dialect.response_calls import FOREIGN_OUTPUTS, call_item, item_type, result_item
+from mistral_filter.dialect.response_items import foreign_item, stored_item
 from mistral_filter.dialect.thoughts import NO_TEXT, NOT_READ, put_first, thinking, thought
 from mistral_filter.dialect.values import note_rest
 from mistral_filter.errors import Refused
@@ -17,6 +18,9 @@ __all__ = ["responses_body"]
 _STATE = ("previous_response_id", "conversation")
 _CALLS = ("function_call", "custom_tool_call")
 _RESULTS = ("function_call_output", "custom_tool_call_output")
+
+_CALL_BYTES = 500
+"""Memory of one call that has been made of an item."""
 
 
 def responses_body(body: Object, *, reads_reasoning: bool = False) -> None:
@@ -45,7 +49,7 @@ def responses_body(body: Object, *, reads_reasoning: bool = False) -> None:
         assert items is not None
         turns.item(items.part(index), items.items[index], index)
         items.take_over(index)  # what is of use in it is in the messages
-    turns.forget_thoughts()
+    turns.end()
     body.note("rename", "input", "chat's form of a Responses request", to="messages")
     del body.fields["input"]
     body.fields["messages"] = body.document.new(turns.messages, Position(body.position, "messages"))
@@ -70,6 +74,8 @@ class _Turns:
         self.messages: list[Any] = []
         self._document = document
         self._reads_reasoning = reads_reasoning
+        self._unopened = 0
+        """Bytes of memory of the calls so far, which nobody has opened yet."""
         self._thoughts: list[tuple[Any, str]] = []
         """Texts of earlier reasoning, with the paths they came from: the assistant's next message or call begins with them."""
 
@@ -115,9 +121,10 @@ class _Turns:
         else:
             self._thoughts.append((text, item.path))
 
-    def forget_thoughts(self) -> None:
+    def end(self) -> None:
         """Leaves out the reasoning that no answer follows."""
         self._take_thoughts(of_answer=False)
+        self._document.hold(-self._unopened, "input")  # each call takes its share when it is opened
 
     def _take_thoughts(self, *, of_answer: bool = True) -> list[Any]:
         """The texts of the reasoning so far; without an answer that begins with it, it is left out."""
@@ -154,6 +161,8 @@ class _Turns:
             "name": item.fields.get("name", NULL),
             "arguments": arguments if used == "arguments" else {"input": arguments},
         }
+        self._document.hold(_CALL_BYTES, item.path)
+        self._unopened += _CALL_BYTES
         call = {"id": item.fields.get("call_id", NULL), "type": "function", "function": function}
         note_rest(item, ("type", "call_id", "name", used))
         caller = self._last_assistant()

@@ -10,10 +10,10 @@ from msgspec import Raw
 
 from mistral_filter.changes import Loss
 from mistral_filter.fields import NEUTRAL, WITHOUT_EFFECT, Value
-from mistral_filter.parts import GONE, Object
+from mistral_filter.parts import GONE, Object, encode
 from mistral_filter.rawjson import NULL, as_number, as_text
 
-__all__ = ["UNKNOWN", "Repair", "note_drop", "note_rest", "reason_and_loss", "repair_value"]
+__all__ = ["UNKNOWN", "Repair", "json_text", "note_drop", "note_rest", "reason_and_loss", "repair_value"]
 
 UNKNOWN = "Mistral does not know the field"
 
@@ -104,3 +104,9 @@ def repair_value(name: str, value: object, node: Value) -> Repair | None:
     if node.low is not None and number < node.low:
         return Repair(node.low, "clamped to Mistral's range", "approximate")
     return None
+
+
+def json_text(value: Any) -> str:
+    """*value* itself if it is a text, else its JSON."""
+    text = as_text(value)
+    return encode(value).decode() if text is None else text
