@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -189,6 +190,15 @@ def test_serve_with_the_stand_in(tmp_path: Path) -> None:
         assert answer.status == 200
         assert answer.header("Mistral-Filter-Changes") is not None
     # Server fails where a process of the session is left
+
+
+def test_ctrl_c_ends_quietly(tmp_path: Path) -> None:
+    """Ctrl-C reaches the command and its workers at once; all end, and nothing is printed but gunicorn's own lines."""
+    with Serve(tmp_path, "--workers", "1") as server:
+        os.killpg(server.pid, signal.SIGINT)
+        server.process.wait(30)
+        assert "Traceback" not in server.log()
+        assert "Shutting down: Master" in server.log()
 
 
 def ended(*arguments: str, **settings: str) -> tuple[int, str, str]:
