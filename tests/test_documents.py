@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -11,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sdk
 from render_clients import FILES as CLIENT_DOCUMENTS
 from render_clients import render
 from servers import ROOT, Serve
 
-from mistral_filter import Change, errors
+from mistral_filter import Change, errors, filter_body
 from mistral_filter.proxy.settings import SETTINGS
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -117,7 +119,6 @@ def test_the_readme_is_short() -> None:
 
 def test_the_readmes_example_is_what_happens() -> None:
     """The request in the README becomes what it says, with the header that it shows."""
-    from mistral_filter import filter_body
     from mistral_filter.changes import as_header
 
     for path in DOCUMENTS[:2]:
@@ -126,6 +127,43 @@ def test_the_readmes_example_is_what_happens() -> None:
         filtered = filter_body(before)
         assert filtered.body == after.replace(b": ", b":").replace(b", ", b",")
         assert f"\nMistral-Filter-Changes: {as_header(filtered.changes)}\n" in text
+
+
+ROWS = [
+    json.loads(line) for line in (Path(__file__).parent / "translation_rows.jsonl").read_text("utf-8").split("\n") if line
+]
+"""Bodies for the rows of the table "Requests" in docs/translation.md: ``row`` is what stands in the row's first cell, ``given`` the
+body, or its text where JSON has no word for it; ``expected`` what Mistral gets, or ``refused`` the code of an error."""
+
+
+def requests_table() -> dict[str, tuple[str, str]]:
+    """What is sent: what becomes of it, and the loss."""
+    table = (ROOT / "docs" / "translation.md").read_text("utf-8").partition("| sent | becomes | loss |\n")[2].partition("\n\n")[0]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[1:]]
+    return {sent: (becomes, loss) for sent, becomes, loss in cells}
+
+
+def test_every_row_of_the_translations_has_an_example() -> None:
+    """No row stands there without a body that shows it, and no body without its row."""
+    assert {example["row"] for example in ROWS} == requests_table().keys()
+
+
+@pytest.mark.parametrize("example", [pytest.param(each, id=f"{n}: {each['row'][:40]}") for n, each in enumerate(ROWS, 1)])
+def test_the_translations_are_as_documented(example: dict[str, Any]) -> None:
+    """A body for the row becomes what is expected, which the official SDK accepts; the loss reported is the one documented."""
+    given, endpoint = example["given"], example.get("endpoint", "chat")
+    body = (given if isinstance(given, str) else json.dumps(given)).encode()
+    becomes, loss = requests_table()[example["row"]]
+    if "refused" in example:
+        assert (becomes.startswith("a 400"), loss) == (True, "–")
+        with pytest.raises(errors.Refused) as caught:
+            filter_body(body, endpoint, **example.get("options", {}))
+        assert caught.value.code == example["refused"]
+        return
+    filtered = filter_body(body, endpoint, **example.get("options", {}))
+    assert json.loads(filtered.body) == example["expected"] != given
+    assert sdk.accepts(endpoint, example["expected"]) == []
+    assert max((change.loss for change in filtered.changes), key=("none", "approximate", "lost").index) == loss
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -172,7 +210,7 @@ def test_the_keywords_are_documented() -> None:
     """The table of keyword arguments is the signatures of the function and of the middleware."""
     import inspect
 
-    from mistral_filter import MistralFilter, filter_body
+    from mistral_filter import MistralFilter
 
     table = (
         (ROOT / "docs" / "embedding.md").read_text("utf-8").partition("| keyword | default | meaning |\n")[2].partition("\n\n")[0]
