@@ -221,7 +221,7 @@ def test_a_port_in_use_is_one_sentence() -> None:
 @pytest.mark.parametrize(
     ("arguments", "settings", "said"),
     [
-        (("serve", "--host", "192.0.2.1"), {}, "Error: 192.0.2.1 is no address of this machine: check --host."),
+        (("serve", "--host", "192.0.2.1"), {}, "Error: 192.0.2.1 is not an address of this machine: check --host."),
         (("serve",), {"MISTRAL_FILTER_FIELDS": "old"}, "Error: MISTRAL_FILTER_FIELDS: write one of: classic, current"),
         (("serve", "--workers", "0"), {}, "Usage: mistral-filter serve"),
     ],
@@ -270,6 +270,7 @@ def test_check_says_what_to_do(
     assert [line[0] for line in out.splitlines()] == ["✓", "✓", "✗", "·", "·"]
     status, out, _ = ended("check", MISTRAL_FILTER_UPSTREAM="https://nowhere.invalid")
     assert [line[0] for line in out.splitlines()] == ["✓", "✗", "·", "·", "·"]
+    assert out.splitlines()[1].endswith("set MISTRAL_FILTER_PROXY.")
     status, out, _ = ended("check", MISTRAL_FILTER_UPSTREAM=new_upstream(tls=certificate).url)  # self-signed
     assert [line[0] for line in out.splitlines()] == ["✓", "✓", "✓", "✗", "·"]
     status, out, _ = ended("check", MISTRAL_FILTER_MAX_BODY="none")

@@ -129,11 +129,9 @@ def test_the_readmes_example_is_what_happens() -> None:
         assert f"\nMistral-Filter-Changes: {as_header(filtered.changes)}\n" in text
 
 
-ROWS = [
-    json.loads(line) for line in (Path(__file__).parent / "translation_rows.jsonl").read_text("utf-8").split("\n") if line
-]
-"""Bodies for the rows of the table "Requests" in docs/translation.md: ``row`` is what stands in the row's first cell, ``given`` the
-body, or its text where JSON has no word for it; ``expected`` what Mistral gets, or ``refused`` the code of an error."""
+ROWS = [json.loads(line) for line in (Path(__file__).parent / "translation_rows.jsonl").read_text("utf-8").split("\n") if line]
+"""Bodies for the rows of the table "Requests" in docs/translation.md: ``row`` is the first cell of a row, ``given`` the body, or its
+text where Python's JSON cannot write it; ``expected`` what Mistral gets, or ``refused`` the code of an error."""
 
 
 def requests_table() -> dict[str, tuple[str, str]]:
@@ -155,7 +153,7 @@ def test_the_translations_are_as_documented(example: dict[str, Any]) -> None:
     body = (given if isinstance(given, str) else json.dumps(given)).encode()
     becomes, loss = requests_table()[example["row"]]
     if "refused" in example:
-        assert (becomes.startswith("a 400"), loss) == (True, "–")
+        assert (becomes.startswith("a 400"), loss) == (True, "-")
         with pytest.raises(errors.Refused) as caught:
             filter_body(body, endpoint, **example.get("options", {}))
         assert caught.value.code == example["refused"]

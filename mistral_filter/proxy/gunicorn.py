@@ -100,7 +100,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         super().run()
 
     def handle_quit(self, sig: Any, frame: Any) -> None:
-        """Ends the worker at once. Only the first signal counts: Ctrl-C reaches the worker and the master, which sends another."""
+        """Ends the worker at once. Only the first signal counts: Ctrl-C reaches the worker, and the master sends another."""
         if not self.quitting:
             self.quitting = True
             super().handle_quit(sig, frame)

@@ -1,7 +1,7 @@
 """The settings of the proxy: each is declared once, as a field of Settings. The only file that reads the environment.
 
 Every setting is checked at start; a wrong value stops the start with a sentence that names the variable and quotes no
-value that may hold a secret. README.md has the same table: name, default and sentence.
+value that may hold a secret. docs/settings.md has the same names, defaults and sentences.
 """
 
 from __future__ import annotations
@@ -157,8 +157,8 @@ def _level(text: str) -> str:
 def _setting(default: Any, parse: Callable[[str], Any], sentence: str, *, secret: bool = False) -> Any:
     """A field of Settings.
 
-    *parse* takes the text of the variable and raises ValueError with what is wrong. *sentence* is the meaning in README.md's
-    table, in Markdown. A *secret* is not in the ``repr``.
+    *parse* takes the text of the variable and raises ValueError with what is wrong. *sentence* is the meaning in
+    docs/settings.md, in Markdown. A *secret* is not in the ``repr``.
     """
     metadata = {"parse": parse, "sentence": sentence, "secret": secret}
     if isinstance(default, dict):
@@ -283,7 +283,7 @@ class Setting(NamedTuple):
 
 
 SETTINGS = tuple(Setting(each.name, getattr(Settings(), each.name), **each.metadata) for each in fields(Settings))
-"""All settings, in the order of README.md."""
+"""All settings, in the order of docs/settings.md."""
 
 
 def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
