@@ -130,8 +130,8 @@ def test_the_readmes_example_is_what_happens() -> None:
 
 
 ROWS = [json.loads(line) for line in (Path(__file__).parent / "translation_rows.jsonl").read_text("utf-8").split("\n") if line]
-"""Bodies for the rows of the table "Requests" in docs/translation.md: ``row`` is the first cell of a row, ``given`` the body, or its
-text where Python's JSON cannot write it; ``expected`` what Mistral gets, or ``refused`` the code of an error."""
+"""Bodies for the rows of the table "Requests" in docs/translation.md: ``row`` is the first cell of a row, ``given`` the body, or
+its text where Python cannot write it; ``expected`` what Mistral gets, or ``refused`` the code of an error."""
 
 
 def requests_table() -> dict[str, tuple[str, str]]:
