@@ -12,7 +12,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name != "click":
             raise
-        sys.exit('The command needs more than the filter itself: pip install "mistral-filter[proxy]"')
+        sys.exit("The command needs the extra proxy: pip install '.[proxy]' in a clone of mistral-filter")
     mistral_filter(prog_name="mistral-filter")
 
 

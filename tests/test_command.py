@@ -312,7 +312,7 @@ def test_without_click_the_command_says_what_is_missing() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (
         1,
-        'The command needs more than the filter itself: pip install "mistral-filter[proxy]"\n',
+        "The command needs the extra proxy: pip install '.[proxy]' in a clone of mistral-filter\n",
     )
 
 

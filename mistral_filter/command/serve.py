@@ -55,7 +55,7 @@ def serve(host: str, port: int, workers: int, fields: str | None, sandbox: bool)
     try:
         from mistral_filter.proxy.serve import serve as run
     except ModuleNotFoundError as error:
-        raise click.ClickException(f'{error.name} is missing: pip install "mistral-filter[proxy]"') from None
+        raise click.ClickException(f"{error.name} is missing: pip install '.[proxy]' in a clone of mistral-filter") from None
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     with _stand_in() if sandbox else _nothing() as upstreams:
         settings = replace(settings, upstreams={**settings.upstreams, **upstreams})
