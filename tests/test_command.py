@@ -306,14 +306,14 @@ def test_the_command_has_help_and_a_version() -> None:
     assert ended("--version")[1] == f"mistral-filter, version {__version__}\n"
 
 
-def test_without_click_the_command_says_what_is_missing() -> None:
-    """Where only the filter is installed, one sentence names the extra."""
-    code = "import sys; sys.modules['click'] = None; from mistral_filter.__main__ import main; main()"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (
-        1,
-        "The command needs the extra proxy: pip install '.[proxy]' in a clone of mistral-filter\n",
-    )
+@pytest.mark.parametrize(
+    ("missing", "arguments"), [("click", ()), ("gunicorn", ("serve", "--port", "1")), ("flask_cors", ("check",))]
+)
+def test_the_command_says_what_is_missing(missing: str, arguments: tuple[str, ...]) -> None:
+    """Where less than the proxy is installed, one sentence names the extra."""
+    code = f"import sys; sys.modules[{missing!r}] = None; from mistral_filter.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, f"{missing} is missing: pip install '.[proxy]' in a clone of mistral-filter\n")
 
 
 def test_the_built_wheel_serves_alone(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ _SANDBOX = "sandbox"
 @click.option("--sandbox", is_flag=True, help="Also serve a stand-in for Mistral's API at /sandbox/v1, which needs no account.")
 def serve(host: str, port: int, workers: int, fields: str | None, sandbox: bool) -> None:
     """Serve the proxy. Its other settings are environment variables; docs/settings.md lists them."""
+    from mistral_filter.proxy.serve import serve as run
     from mistral_filter.proxy.settings import SettingError, from_environment
 
     try:
@@ -52,10 +53,6 @@ def serve(host: str, port: int, workers: int, fields: str | None, sandbox: bool)
     if fields is not None:
         settings = replace(settings, fields=fields)
     _check_free(host, port)
-    try:
-        from mistral_filter.proxy.serve import serve as run
-    except ModuleNotFoundError as error:
-        raise click.ClickException(f"{error.name} is missing: pip install '.[proxy]' in a clone of mistral-filter") from None
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     with _stand_in() if sandbox else _nothing() as upstreams:
         settings = replace(settings, upstreams={**settings.upstreams, **upstreams})
