@@ -11,7 +11,7 @@ import pytest
 
 from mistral_filter.changes import Change, as_header
 from mistral_filter.paths import locate
-from mistral_filter.proxy.learning import Learned, places_of
+from mistral_filter.proxy.learning import Learned, learnt_of
 from mistral_filter.proxy.logs import Record
 
 MB = 1024 * 1024
@@ -44,9 +44,9 @@ def held_after(use: Callable[[str], object]) -> int:
         lambda name: str(RECORD._replace(changes=(Change("drop", name, "a reason"),))),
         lambda name: locate(f"/v1/models/{name}"),
         lambda name: locate(f"/{name}/v1/chat/completions"),
-        lambda name: LEARNED.learn("", "Bearer k", "m", "chat", places_of([Change("drop", f"metadata.a{name}", "a reason")])),
-        lambda name: LEARNED.learn("", "Bearer k", name, "chat", [("metadata", "a")]),
-        lambda name: LEARNED.learn("", f"Bearer {name}", "m", "chat", [("metadata", "a")]),
+        lambda name: LEARNED.learn("", "Bearer k", "m", "chat", learnt_of(f"metadata.a{name}")),
+        lambda name: LEARNED.learn("", "Bearer k", name, "chat", learnt_of("metadata.a")),
+        lambda name: LEARNED.learn("", f"Bearer {name}", "m", "chat", learnt_of("metadata.a")),
     ],
     ids=("header header-to header-reason header-many log path odd-path learned-place learned-model learned-caller".split()),
 )

@@ -948,7 +948,7 @@ def test_an_early_refusal_comes_through(proxy: Gunicorn, upstream: ScriptedUpstr
 # ------------------------------------------------------------------------------------------------------- F. streams
 
 STREAM: list[Event] = [
-    {"id": "1", "choices": [{"index": 0, "delta": {"content": "Grüße"}}]},
+    {"id": "1", "choices": [{"index": 0, "delta": {"role": "assistant", "content": "Grüße"}}]},
     b"data: crlf\r\n\r\n",
     b": a comment\n\n",
     {"id": "2", "choices": [{"index": 0, "delta": {"content": " 😀"}, "finish_reason": "stop"}]},
@@ -1054,7 +1054,7 @@ ODD_STREAMS: dict[str, list[Event]] = {
     "no event": [],
     "half an event at the end": [*STREAM, b"data: half"],
     "no JSON": ["{", b"data\n\n", b"\n\n\n\n", b"nonsense\n\n", b"data: \xff\xfe\x00\n\n"],
-    "a long event": [{"id": "1", "choices": [{"index": 0, "delta": {"content": "x" * 300_000}}]}],
+    "a long event": [{"id": "1", "choices": [{"index": 0, "delta": {"role": "assistant", "content": "x" * 300_000}}]}],
     "line ends inside": ["a\u2028b\u0085c", b"data: a\r\rdata: b\n\ndata: c\r\n\r\n"],
 }
 

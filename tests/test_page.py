@@ -608,7 +608,7 @@ def test_clients_that_need_another_form_are_given_that() -> None:
 
 def test_the_clients_are_one_table() -> None:
     """clients.json has one form throughout: others read it, too."""
-    assert CLIENTS.keys() == {"checked", "model", "groups"}
+    assert CLIENTS.keys() == {"listed", "model", "groups"}
     for group in CLIENTS["groups"]:
         assert group.keys() == {"id", "clients"}
         for client in group["clients"]:

@@ -314,6 +314,10 @@ def test_a_sample_shows_every_change_in_both_bodies(tab: Tab, server: Gunicorn) 
         for pane in ("before", "after"):
             found = tab.run(f"[...document.querySelectorAll('#{pane} .chip')].map((e) => e.textContent)")
             assert sorted(found, key=int) == numbers
+        edges = "(e) => [e.getBoundingClientRect().top, e.getBoundingClientRect().bottom]"
+        for pane in ("before", "after"):  # the first change is in sight
+            box, chip = tab.run(f"[{pane}, {pane}.querySelector('.chip')].map({edges})")
+            assert box[0] <= chip[0] <= chip[1] <= box[1]
         words = TEXTS["en"]["js"]
         kinds = {"none": "good", "approximate": "warn", "lost": "bad"}
         for n, change in enumerate(expected.changes):

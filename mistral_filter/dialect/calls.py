@@ -177,8 +177,9 @@ class Calls:
         turn, id = self._answered(sent, name)
         if turn is None and self._ordered:
             message.set("role", "user", "no call waits for this result, so it is a user's text", "approximate", to="user")
-            message.fields.pop("tool_call_id", None)
-            message.fields.pop("name", None)
+            for name in ("tool_call_id", "name"):
+                if message.has(name):
+                    message.drop(name, "a user's message has none")
             return None
         if turn is None and sent is not None:
             id = self._fit(sent)

@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Protocol
 
 __all__ = [
@@ -62,8 +63,9 @@ class Watched(Protocol):
         """Called once, when the client has closed its side of the connection."""
 
 
+@cache
 def _original(module: str, name: str) -> Any:
-    """A name of the standard library as it is without gevent's patches."""
+    """A name of the standard library as it is without gevent's patches; the same before them and after."""
     monkey = sys.modules.get("gevent.monkey")
     return getattr(sys.modules[module], name) if monkey is None else monkey.get_original(module, name)
 

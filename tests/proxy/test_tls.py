@@ -49,7 +49,8 @@ MARGIN = 3
 LONG = 4000
 """Bytes. The relays "half" and "slow-record" halve TLS records that are longer; no handshake message here is."""
 
-EVENTS: list[Event] = [{"n": n, "choices": [{"index": 0, "delta": {"content": "mot, слово "}}]} for n in range(6)]
+DELTA = {"role": "assistant", "content": "mot, слово "}
+EVENTS: list[Event] = [{"n": n, "choices": [{"index": 0, "delta": DELTA}]} for n in range(6)]
 STREAM: list[Event] = [*EVENTS, "[DONE]"]
 WHOLE = b"".join(map(event_bytes, STREAM))
 BEAT = b": keep-alive\n\n"

@@ -90,7 +90,7 @@ def create_page(
         "samples": json.decode(_read("samples.json")),
         "style": Markup(files["page.css"]),  # noqa: S704 a file of this package
         "script": Markup(files["page.js"]),  # noqa: S704 the same
-        **{name: clients[name] for name in ("groups", "model", "checked")},
+        **{name: clients[name] for name in ("groups", "model", "listed")},
     }
 
     def filled(code: str, root: str) -> str:

@@ -148,9 +148,12 @@ function flash(n) {
     const line = link?.closest("div");
     if (!line) continue;
     line.classList.add("flash");
-    const box = line.parentElement;
-    box.scrollTop += line.getBoundingClientRect().top - box.getBoundingClientRect().top - box.clientHeight / 3;
+    reveal(line);
   }
+}
+function reveal(line) {
+  const box = line.parentElement;
+  box.scrollTop += line.getBoundingClientRect().top - box.getBoundingClientRect().top - box.clientHeight / 3;
 }
 
 // Writes `tree` into `box`, one line for each member. `marks` are the numbers of changes by place; `ghosts` those of what is
@@ -269,6 +272,7 @@ function showExplanation(text, body) {
   });
   ["before", "after"].forEach((side, i) => render($(side), member(tree, side), changes, marks[i], absent[i], side));
   $("panes").hidden = false;
+  for (const first of document.querySelectorAll(".json > :nth-child(1 of :has(.chip))")) reveal(first);
   $("list-of-changes").replaceChildren(...changes.map(listChange));
   if (told.more) $("list-of-changes").append(make("li", "", "…", "", filled(t.more, told.more)));
   const counts = ["lost", "approximate", "none"].map((loss) => changes.filter((change) => change.loss === loss).length);
