@@ -57,8 +57,8 @@ class MistralFilter:
     *max_body* is in bytes. *routes* names paths of the application's own, ``{"/my/chat": "chat"}``; each is matched with and
     without a slash at its end. *prefixes* are the paths below which Mistral's paths are found: ``("", "/ai")`` means the root
     and ``/ai``, ``()`` means *routes* only. *admit* is called with the environ of a request to an endpoint before a byte of the
-    body is read, and may raise a MistralFilterError. *learnt* is called with the environ, the endpoint and the model's name, and returns the
-    argument *learnt* of ``filter_body``.
+    body is read, and may raise a MistralFilterError. *learnt* is called with the environ, the endpoint and the model's name, and
+    returns the argument *learnt* of ``filter_body``.
 
     Raises ValueError for an unknown list or endpoint, for *models* that cannot be used, and for a prefix that is not ``""`` or
     ``/name``.
