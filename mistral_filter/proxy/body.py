@@ -43,6 +43,7 @@ class RequestBody:
 
     def __init__(self, environ: WSGIEnvironment, call: Call) -> None:
         self._source = environ["wsgi.input"]
+        self._read_some = getattr(self._source, "read1", self._source.read)
         self._call = call
         self._chunked, self._left = False, math.inf
         with suppress(BadRequest):  # it will be refused; the end of such a body is not known
@@ -69,7 +70,7 @@ class RequestBody:
         """At most *size* bytes, all by default; fewer only at the end."""
         pieces: list[bytes] = []
         missing = math.inf if size is None or size < 0 else size
-        while missing > 0 and (piece := self._counted(self._source.read, int(min(missing, self._step)))):
+        while missing > 0 and (piece := self._counted(self._read_some, int(min(missing, self._step)))):
             pieces.append(piece)
             missing -= len(piece)
             if not self._chunked and not self._left:

@@ -24,6 +24,7 @@ from typing import Any
 from gevent import GreenletExit, get_hub
 from gunicorn import glogging, util
 from gunicorn.http import wsgi
+from gunicorn.http.body import Body, LengthReader
 from gunicorn.http.errors import InvalidHeader, InvalidRequestLine
 from gunicorn.workers.ggevent import GeventWorker
 
@@ -75,10 +76,49 @@ def _date(second: int) -> str:
     return str(util.http_date(second))
 
 
+class _LengthInput:
+    """A body of known length, from the socket at once: through gunicorn's two buffers each byte is copied several times."""
+
+    def __init__(self, body: Body, sock: socket.socket) -> None:
+        self._body, self._sock = body, sock
+        self.readline, self.readlines = body.readline, body.readlines
+
+    def __iter__(self) -> Any:
+        return iter(self._body)
+
+    def read(self, size: int | None = -1) -> bytes:
+        """At most *size* bytes, all by default; fewer only at the end."""
+        pieces = []
+        missing = sys.maxsize if size is None or size < 0 else size
+        while missing and (piece := self.read1(missing)):
+            pieces.append(piece)
+            missing -= len(piece)
+        return b"".join(pieces)
+
+    def read1(self, size: int) -> bytes:
+        """At most *size* bytes with one look at the socket, b"" at the end."""
+        body, reader = self._body, self._body.reader
+        size = min(size, reader.length)
+        if body.buf.tell() or size <= 0:  # a line was read before, or there is nothing more
+            return bytes(body.read(size))
+        data: bytes = reader.unreader.take_buffered()
+        if not data:
+            try:
+                data = self._sock.recv(size)
+            except Exception:
+                body.failed = True
+                raise
+        if len(data) > size:
+            reader.unreader.unread(data[size:])
+            data = data[:size]
+        reader.length -= len(data)
+        return data
+
+
 class Worker(GeventWorker):  # type: ignore[misc]
     """gunicorn's worker for gevent: thousands of waiting streams cost it little, and a slow one holds up no other.
 
-    It differs in how it writes, and in how often it quits.
+    It differs in how it reads bodies, how it writes, and how often it quits.
     """
 
     alive: bool
@@ -112,6 +152,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
             self.cfg.pre_request(self, req)
             response, environ = wsgi.create(req, sock, addr, listener_name, self.cfg, response_class=Response)
             environ["wsgi.multithread"] = True
+            if type(req.body.reader) is LengthReader:
+                environ["wsgi.input"] = _LengthInput(req.body, sock)
             self.nr += 1
             if self.nr >= self.max_requests and self.alive:
                 self.log.info("Autorestarting worker after current request.")
@@ -232,13 +274,18 @@ def post_worker_init(worker: Any) -> None:
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
     with contextlib.suppress(OSError, AttributeError):  # not glibc
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_ARENA_MAX, 1)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_FREE)
+        mallopt(_M_MMAP_THRESHOLD, _KEPT_FREE)
 
 
 _GC_THRESHOLDS = 20_000, 20, 20
 """Requests leave no cycles behind, so that the collector has little to find."""
-_M_ARENA_MAX = -8
-"""A parameter of mallopt (glibc, malloc.h)."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+"""Parameters of mallopt (glibc, malloc.h)."""
+_KEPT_FREE = 32 << 20
+"""Bytes. glibc itself goes up to 64 MiB, twice the largest block that was ever freed."""
 
 
 def pre_request(_worker: Any, req: Any) -> None:
