@@ -1,4 +1,4 @@
-# Two commands: `make run` serves, `make test` checks. Both lay what they need into .venv (Python 3.10 or newer).
+# Two commands: `make run` serves, `make test` checks. Both install what they need into .venv (Python 3.10 or newer).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +15,7 @@ test: $(VENV)/.tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-# Compares the tables with the newest SDK of Mistral's, in an environment of its own; exit status 1 on a difference.
+# Compares the tables with Mistral's newest SDK, in an environment of its own; exit status 1 on a difference.
 drift:
 	@test -d $(VENV)-drift || $(PYTHON) -m venv $(VENV)-drift
 	@$(VENV)-drift/bin/pip install --quiet --upgrade mistralai msgspec
@@ -26,11 +26,12 @@ clean:
 
 $(VENV)/.runs: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12 …")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@echo 'Installing the packages of requirements.txt into $(VENV) …'
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-# (the pip that comes with Python 3.10 takes minutes to resolve what a new one does in seconds)
+# The pip of Python 3.10 takes minutes to resolve what a new one resolves in seconds.
 $(VENV)/.tests: $(VENV)/.runs pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e '.[test]'

@@ -1,7 +1,8 @@
-"""Lets OpenAI-style chat clients talk to Mistral's API: keeps what Mistral accepts, translates what has a counterpart.
+"""Lets OpenAI-style chat clients talk to Mistral's API: keeps fields that Mistral accepts, translates others, drops the rest.
 
 ``filter_body`` is the pure function, ``MistralFilter`` the WSGI middleware, ``mistral_filter.flask.init_app`` the same for a
-Flask app; ``mistral_filter.proxy`` forwards to Mistral. ``restore_tool_names`` is for applications that forward themselves.
+Flask app; ``mistral_filter.proxy`` forwards to Mistral. ``restore_tool_names`` is for applications that forward
+requests themselves.
 """
 
 from mistral_filter.changes import Change

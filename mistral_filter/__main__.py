@@ -6,14 +6,14 @@ import sys
 
 
 def main() -> None:
-    """Runs the command. It needs click, which the extra ``proxy`` brings."""
+    """Runs the command. It needs click; ``serve`` and ``check`` need all that the extra ``proxy`` brings."""
     try:
         from mistral_filter.command import mistral_filter
+
+        mistral_filter(prog_name="mistral-filter")
     except ModuleNotFoundError as error:
-        if error.name != "click":
-            raise
-        sys.exit('The command needs more than the filter itself: pip install "mistral-filter[proxy]"')
-    mistral_filter(prog_name="mistral-filter")
+        package = (error.name or "").partition(".")[0]
+        sys.exit(f"{package} is missing: pip install '.[proxy]' in a clone of mistral-filter")
 
 
 if __name__ == "__main__":

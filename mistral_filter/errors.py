@@ -127,7 +127,7 @@ CODES: dict[str, Code] = {
     "upstream_deadline": Code(504, _UPSTREAM, "The upstream did not finish its answer in time."),
     "upstream_timeout": Code(504, _UPSTREAM, "The upstream did not answer in time."),
 }
-"""code: its meaning. README.md explains each one; metrics count them by name. In the order of statuses."""
+"""code: its meaning. docs/errors.md explains each one; metrics count them by name. In the order of statuses."""
 
 _PHRASES = {413: "Content Too Large", 499: "Client Closed Request"}
 """Reason phrases that ``http`` does not know, or, before Python 3.13, knows by an older name."""

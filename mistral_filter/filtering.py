@@ -37,14 +37,14 @@ BOM = b"\xef\xbb\xbf"
 
 
 class Facts(NamedTuple):
-    """What others need to know of a request, so that nobody has to read its body again."""
+    """What a response needs to know of its request, so that the body need not be read again."""
 
     model: str | None = None
-    """The model's name as Mistral gets it; None: there is none."""
+    """The model's name as Mistral gets it; None if the body has none."""
     stream: bool = False
-    """Whether the answer is asked for as a stream."""
+    """Whether the request asks for a stream."""
     base64: bool = False
-    """Whether embeddings are asked for as base64."""
+    """Whether the request asks for embeddings as base64."""
     tool_names: Mapping[str, str] = MappingProxyType({})
     """The names of tools that were replaced, as they were sent, and the client's own: ``restore_tool_names`` puts those back into
     an answer. At most ``toolnames.MOST``."""
@@ -73,16 +73,17 @@ def filter_body(
 ) -> Filtered:
     """The JSON *body* of a request to *endpoint* (a key of ``fields.ENDPOINTS``), as Mistral accepts it.
 
-    *fields* is the list for chat, ``classic`` or ``current``; *allow* and *drop* add to and take away from the endpoint's
-    top-level names; *translate* turns what has a counterpart into it; *bridge* puts an assistant message between a tool's
-    and a user's; *strict* refuses to lose anything. *models* gives models the names that clients use for them: an exact name
-    counts before a pattern (``{"gpt-4o": "mistral-large-latest", "gpt-*": "mistral-small-latest"}``), of patterns the first that
-    matches, also without *translate*. *learnt* is what Mistral's earlier answers said of fields, or a function that gives it for
-    the model's name: each is left out, or gets the nearest value that is taken. What the endpoint requires, and a message's role
-    and content, stay nevertheless; with *strict* nothing is left out for it. Without a change the very same bytes come back.
+    *fields* is the list for chat, ``classic`` or ``current``. *allow* adds top-level names to the endpoint's list, *drop* removes
+    some. *translate* translates what has a counterpart at Mistral. *bridge* inserts an assistant message between a tool message
+    and a user message. *strict* refuses a body that would lose something. *models* maps names that clients use to models, with
+    or without *translate*: an exact name counts before a pattern, of several patterns the first that matches
+    (``{"gpt-4o": "mistral-large-latest", "gpt-*": "mistral-small-latest"}``). *learnt* is what Mistral's earlier answers said
+    about fields, or a function that returns it for a model's name: each such field is left out, or gets the nearest accepted
+    value. Fields that the endpoint requires, and the role and content of messages, stay; with *strict* no field is left out for
+    it. A body without changes comes back as the same bytes.
 
-    Raises InvalidJSON, TooDeep, TooComplex and BadRequest for a body that is not a JSON object of bounded depth and size,
-    Refused for what has no translation or, in strict mode, would be lost; KeyError for an unknown *endpoint* or *fields*;
+    Raises InvalidJSON, TooDeep, TooComplex or BadRequest for a body that is not a JSON object of bounded depth and size; Refused
+    for a part that has no translation or, in strict mode, would be lost; KeyError for an unknown *endpoint* or *fields*;
     ValueError for *models* that cannot be used.
     """
     lists = _lists(endpoint, fields, tuple(allow), tuple(drop))

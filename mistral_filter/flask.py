@@ -6,8 +6,8 @@
 
     init_app(app, fields="current")
 
-What the filter refuses is answered inside Flask, so the app's own CORS headers, error handlers and after_request functions
-apply to it. Without a handler of the app's own the answer is the error's JSON.
+A request that the filter refuses is answered inside Flask, so the app's CORS headers, error handlers and after_request functions
+apply to it. Without a handler in the app, the answer is the error's JSON.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ERROR = "mistral_filter.error"
 
 
 class FilterRefusal(HTTPException):
-    """An error of the filter's as Flask knows errors: the app's handlers for its status and for HTTPException see it."""
+    """An error of the filter as an HTTPException: the app's handlers for its status and for HTTPException apply."""
 
     def __init__(self, error: MistralFilterError) -> None:
         super().__init__(error.message)

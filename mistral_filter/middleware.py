@@ -1,4 +1,4 @@
-"""The WSGI middleware: reads the JSON body of a request to one of Mistral's endpoints, filters it, hands it on.
+"""The WSGI middleware: reads the JSON body of a request to one of Mistral's endpoints, filters it, and passes it on.
 
 ::
 
@@ -8,12 +8,12 @@
 
 Every other request passes untouched. The wrapped application finds the changes as ``environ["mistral_filter.changes"]``
 (a tuple of Change), the endpoint's name as ``environ["mistral_filter.endpoint"]``, what the request asks for as
-``environ["mistral_filter.facts"]`` (Facts) and whether nothing may be lost as ``environ["mistral_filter.strict"]``; the
-client finds the changes in the response header ``Mistral-Filter-Changes``.
+``environ["mistral_filter.facts"]`` (Facts) and strict mode as ``environ["mistral_filter.strict"]`` (bool). The client finds the
+changes in the response header ``Mistral-Filter-Changes``.
 
-An application that forwards the request itself gets the tool names that were sent in an answer, not the client's own where those
-are replaced (``facts.tool_names`` is not empty). It passes the JSON of the answer, or of each event, through
-``restore_tool_names(answer, facts.tool_names)``; ``mistral_filter.proxy`` does that already.
+Where ``facts.tool_names`` is not empty, names of tools were replaced, and the answer has the replaced names. An application that
+forwards the request itself passes the JSON of the answer, or of each event, through ``restore_tool_names(answer,
+facts.tool_names)``; ``mistral_filter.proxy`` does that already.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MAX_BODY = 32 * 1024 * 1024
 """Bytes. Room for a few photographs in base64; every worker may hold several such bodies at once."""
 
 STRICT_HEADER = "Mistral-Filter-Strict"
-"""A request with this header set to ``on`` is refused rather than losing something."""
+"""A request with this header set to ``on`` is refused if it would lose something."""
 
 _PIECE = 131072
 _MOST_READ_AWAY = 64 * 1024 * 1024
@@ -55,10 +55,10 @@ class MistralFilter:
 
     The keyword arguments *fields*, *allow*, *drop*, *translate*, *bridge*, *strict* and *models* are those of ``filter_body``.
     *max_body* is in bytes. *routes* names paths of the application's own, ``{"/my/chat": "chat"}``; each is matched with and
-    without a slash at its end. *prefixes* are the places below which Mistral's paths are looked for: ``("", "/ai")`` is the root
-    and ``/ai``, ``()`` is *routes* only. *admit* gets the environ of a request to an endpoint before a byte of its body is read,
-    and may raise a MistralFilterError. *learnt* is called with the environ, the endpoint and the model's name, and gives what
-    ``filter_body`` is to know of Mistral's earlier answers.
+    without a slash at its end. *prefixes* are the paths below which Mistral's paths are found: ``("", "/ai")`` means the root
+    and ``/ai``, ``()`` means *routes* only. *admit* is called with the environ of a request to an endpoint before a byte of the
+    body is read, and may raise a MistralFilterError. *learnt* is called with the environ, the endpoint and the model's name, and
+    returns the argument *learnt* of ``filter_body``.
 
     Raises ValueError for an unknown list or endpoint, for *models* that cannot be used, and for a prefix that is not ``""`` or
     ``/name``.
@@ -159,7 +159,7 @@ class MistralFilter:
 
 
 def wants_strict(environ: WSGIEnvironment) -> bool:
-    """Whether the caller would rather be refused than lose something."""
+    """Whether the request asks for strict mode."""
     return bool(environ.get("HTTP_" + STRICT_HEADER.upper().replace("-", "_"), "").lower() == "on")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -191,6 +192,15 @@ def test_serve_with_the_stand_in(tmp_path: Path) -> None:
     # Server fails where a process of the session is left
 
 
+def test_ctrl_c_ends_quietly(tmp_path: Path) -> None:
+    """Ctrl-C reaches the command and its workers at once; all end, and nothing is printed but gunicorn's own lines."""
+    with Serve(tmp_path, "--workers", "1") as server:
+        os.killpg(server.pid, signal.SIGINT)
+        server.process.wait(30)
+        assert "Traceback" not in server.log()
+        assert "Shutting down: Master" in server.log()
+
+
 def ended(*arguments: str, **settings: str) -> tuple[int, str, str]:
     """Exit status, stdout and stderr of the command."""
     environ = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **settings}
@@ -211,7 +221,7 @@ def test_a_port_in_use_is_one_sentence() -> None:
 @pytest.mark.parametrize(
     ("arguments", "settings", "said"),
     [
-        (("serve", "--host", "192.0.2.1"), {}, "Error: 192.0.2.1 is no address of this machine: check --host."),
+        (("serve", "--host", "192.0.2.1"), {}, "Error: 192.0.2.1 is not an address of this machine: check --host."),
         (("serve",), {"MISTRAL_FILTER_FIELDS": "old"}, "Error: MISTRAL_FILTER_FIELDS: write one of: classic, current"),
         (("serve", "--workers", "0"), {}, "Usage: mistral-filter serve"),
     ],
@@ -260,6 +270,7 @@ def test_check_says_what_to_do(
     assert [line[0] for line in out.splitlines()] == ["✓", "✓", "✗", "·", "·"]
     status, out, _ = ended("check", MISTRAL_FILTER_UPSTREAM="https://nowhere.invalid")
     assert [line[0] for line in out.splitlines()] == ["✓", "✗", "·", "·", "·"]
+    assert out.splitlines()[1].endswith("set MISTRAL_FILTER_PROXY.")
     status, out, _ = ended("check", MISTRAL_FILTER_UPSTREAM=new_upstream(tls=certificate).url)  # self-signed
     assert [line[0] for line in out.splitlines()] == ["✓", "✓", "✓", "✗", "·"]
     status, out, _ = ended("check", MISTRAL_FILTER_MAX_BODY="none")
@@ -295,14 +306,14 @@ def test_the_command_has_help_and_a_version() -> None:
     assert ended("--version")[1] == f"mistral-filter, version {__version__}\n"
 
 
-def test_without_click_the_command_says_what_is_missing() -> None:
-    """Where only the filter is installed, one sentence names the extra."""
-    code = "import sys; sys.modules['click'] = None; from mistral_filter.__main__ import main; main()"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (
-        1,
-        'The command needs more than the filter itself: pip install "mistral-filter[proxy]"\n',
-    )
+@pytest.mark.parametrize(
+    ("missing", "arguments"), [("click", ()), ("gunicorn", ("serve", "--port", "1")), ("flask_cors", ("check",))]
+)
+def test_the_command_says_what_is_missing(missing: str, arguments: tuple[str, ...]) -> None:
+    """Where less than the proxy is installed, one sentence names the extra."""
+    code = f"import sys; sys.modules[{missing!r}] = None; from mistral_filter.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, f"{missing} is missing: pip install '.[proxy]' in a clone of mistral-filter\n")
 
 
 def test_the_built_wheel_serves_alone(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -11,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sdk
 from render_clients import FILES as CLIENT_DOCUMENTS
 from render_clients import render
 from servers import ROOT, Serve
 
-from mistral_filter import Change, errors
+from mistral_filter import Change, errors, filter_body
 from mistral_filter.proxy.settings import SETTINGS
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -26,6 +28,7 @@ ELSEWHERE = {
     "pip install": "test_command installs the wheel with its extra",
     "mistral-filter serve": "test_command",
     "mistral-filter explain": "test_command",
+    "mistral-filter check": "test_command",
     "docker compose up -d": "needs Docker; the document says how it was tried",
     "heroku": "needs an account; the document says that it is untried",
     "git push heroku": "the same",
@@ -79,10 +82,12 @@ def test_shell_examples_run(block: str, served: Serve, tmp_path: Path) -> None:
     (tmp_path / "body.json").write_text('{"model": "mistral-small-latest", "messages": [], "user": "u"}')
     for command in re.sub(r"\\\n\s*", "", block).strip().split("\n" if "-d '{" not in block else "\n\n"):
         if command.startswith("curl"):
+            if "Authorization" in command:  # the stand-in takes any key
+                command = command.replace(":8000/v1/", ":8000/sandbox/v1/")
             command = command.replace("http://127.0.0.1:8000", served.url)
             done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
             assert (done.returncode, "mistral-small-latest" in done.stdout) == (0, True), done.stderr
-        elif match := re.match(r"(MISTRAL_FILTER_\w+)=(.*)", command):
+        elif match := re.match(r"export (MISTRAL_FILTER_\w+)=(.*)", command):
             setting = next(setting for setting in SETTINGS if setting.variable == match[1])
             setting.parse(shlex.split(match[2])[0])  # raises ValueError for a value that cannot be used
         else:
@@ -117,7 +122,6 @@ def test_the_readme_is_short() -> None:
 
 def test_the_readmes_example_is_what_happens() -> None:
     """The request in the README becomes what it says, with the header that it shows."""
-    from mistral_filter import filter_body
     from mistral_filter.changes import as_header
 
     for path in DOCUMENTS[:2]:
@@ -128,10 +132,77 @@ def test_the_readmes_example_is_what_happens() -> None:
         assert f"\nMistral-Filter-Changes: {as_header(filtered.changes)}\n" in text
 
 
+ROWS = [json.loads(line) for line in (Path(__file__).parent / "translation_rows.jsonl").read_text("utf-8").split("\n") if line]
+"""Bodies for the rows of the table "Requests" in docs/translation.md: ``row`` is the first cell of a row, ``given`` the body, or
+its text where Python cannot write it; ``expected`` what Mistral gets, or ``refused`` the code of an error."""
+
+
+def requests_table() -> dict[str, tuple[str, str]]:
+    """What is sent: what becomes of it, and the loss."""
+    table = (ROOT / "docs" / "translation.md").read_text("utf-8").partition("| sent | becomes | loss |\n")[2].partition("\n\n")[0]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[1:]]
+    return {sent: (becomes, loss) for sent, becomes, loss in cells}
+
+
+def test_every_row_of_the_translations_has_an_example() -> None:
+    """No row stands there without a body that shows it, and no body without its row."""
+    assert {example["row"] for example in ROWS} == requests_table().keys()
+
+
+@pytest.mark.parametrize("example", [pytest.param(each, id=f"{n}: {each['row'][:40]}") for n, each in enumerate(ROWS, 1)])
+def test_the_translations_are_as_documented(example: dict[str, Any]) -> None:
+    """A body for the row becomes what is expected, which the official SDK accepts; the loss reported is the one documented."""
+    given, endpoint = example["given"], example.get("endpoint", "chat")
+    body = (given if isinstance(given, str) else json.dumps(given)).encode()
+    becomes, loss = requests_table()[example["row"]]
+    if "refused" in example:
+        assert (becomes.startswith("a 400"), loss) == (True, "-")
+        with pytest.raises(errors.Refused) as caught:
+            filter_body(body, endpoint, **example.get("options", {}))
+        assert caught.value.code == example["refused"]
+        return
+    filtered = filter_body(body, endpoint, **example.get("options", {}))
+    assert json.loads(filtered.body) == example["expected"] != given
+    assert sdk.accepts(endpoint, example["expected"]) == []
+    assert max((change.loss for change in filtered.changes), key=("none", "approximate", "lost").index) == loss
+
+
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_clients_are_those_of_the_page(language: str) -> None:
     """docs/clients.md is what tests/render_clients.py writes."""
     assert CLIENT_DOCUMENTS[language].read_text("utf-8") == render(language), "run: python tests/render_clients.py"
+
+
+def test_the_bounds_are_documented() -> None:
+    """The figures in the table of bounds are those of the code."""
+    from inspect import signature
+
+    from mistral_filter import changes, document, explain, middleware, models, toolnames
+    from mistral_filter.proxy import budget, learning, patience, stderr, view
+    from mistral_filter.proxy.answers import events
+    from mistral_filter.proxy.upstream import head
+
+    text = (ROOT / "docs" / "how-it-works.md").read_text("utf-8").partition("## Bounds")[2]
+    learned = signature(learning.Learned).parameters
+    for words in (
+        f"{errors.MAX_DEPTH} levels",
+        f"{document.BUDGET:,} units",
+        f"{document.ROOM_FOR_EACH_BYTE + 1} times its size and {document.ROOM >> 20} MiB",
+        f"{toolnames.MOST}, each of {toolnames.LONGEST} characters",
+        f"`MISTRAL_FILTER_MODELS` | {models.MOST_ALIASES:,} |",
+        f"bodies up to {budget.SMALL_BODY >> 20} MB",
+        f"{patience.MOST_TRIES} tries",
+        f"{head.MAX_FIELDS} fields",
+        f"{events.MAX_EVENT >> 20} MiB an event",
+        f"a body of {view.MAX_EXPLAIN >> 10} KB; {explain.MOST_CHANGES} changes",
+        f"{changes.MAX_HEADER:,} bytes in the header",
+        f"{stderr.MAX_LINE:,} bytes each",
+        f"{learned['size'].default} fields, an hour each",
+    ):
+        assert words in text
+    assert learned["seconds"].default == 3600
+    keywords = (ROOT / "docs" / "embedding.md").read_text("utf-8")
+    assert f"| `max_body` | {middleware.MAX_BODY >> 20} MiB |" in keywords
 
 
 def test_every_setting_is_documented() -> None:
@@ -172,7 +243,7 @@ def test_the_keywords_are_documented() -> None:
     """The table of keyword arguments is the signatures of the function and of the middleware."""
     import inspect
 
-    from mistral_filter import MistralFilter, filter_body
+    from mistral_filter import MistralFilter
 
     table = (
         (ROOT / "docs" / "embedding.md").read_text("utf-8").partition("| keyword | default | meaning |\n")[2].partition("\n\n")[0]

@@ -17,7 +17,7 @@ __all__ = ["mistral_filter"]
 def mistral_filter() -> None:
     """Let OpenAI-style chat clients talk to Mistral's API.
 
-    Settings are environment variables that begin with MISTRAL_FILTER_; the README lists them.
+    Settings are environment variables that begin with MISTRAL_FILTER_; docs/settings.md lists them.
     """
 
 

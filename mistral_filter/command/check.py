@@ -24,13 +24,13 @@ class Step(NamedTuple):
     said: str
 
 
-@click.command()
-@click.option("--upstream", "name", default="", help="A named upstream instead of the one at /v1.")
-@click.option("--key", envvar="MISTRAL_API_KEY", help="Your key; better as the variable MISTRAL_API_KEY, or typed when asked.")
+@click.command(short_help="Check the settings and the way to Mistral.")
+@click.option("--upstream", "name", default="", help="Check this named upstream, not the one at /v1.")
+@click.option("--key", envvar="MISTRAL_API_KEY", help="Your Mistral key. Prefer the variable MISTRAL_API_KEY or the prompt.")
 def check(name: str, key: str | None) -> None:
-    """Check the settings, name resolution, TLS, and your key against /v1/models.
+    """Check the settings, name resolution, TLS and your key, step by step.
 
-    Exit status: 0 all is well, 1 otherwise. One request is sent; it costs nothing.
+    One request is sent, to /v1/models; it costs nothing. Exit status: 0 all is well, 1 otherwise.
     """
     from mistral_filter.proxy.settings import SettingError, from_environment, misspelt_variables
 
@@ -81,7 +81,8 @@ def _exchange(settings: Settings, name: str, key: str | None, *, server_held: bo
     said = (way, f"port {base.port or (443 if base.scheme == 'https' else 80)} accepts connections", "the certificate is trusted")
     for index, (step, words) in enumerate(zip(("Name", "Connection", "TLS"), said, strict=True)):
         if index == failed:
-            yield Step(step, False, message)
+            hint = "" if settings.proxy else " If only a proxy reaches the internet, set MISTRAL_FILTER_PROXY."
+            yield Step(step, False, message + (hint if index < 2 else ""))
         elif index > failed:
             yield Step(step, None, "not reached")
         elif step == "TLS" and base.scheme == "http":

@@ -32,22 +32,32 @@ def _parsed(_context: click.Context, _parameter: click.Parameter, text: str) -> 
         raise click.BadParameter(str(error)) from None
 
 
-@click.command()
+@click.command(short_help="Show what would change in a request body.")
 @click.argument("file", type=click.File("rb"), default="-")
 @click.option(
-    "--endpoint", type=click.Choice(list(ENDPOINTS)), default="chat", show_default=True, help="What the body is sent to."
+    "--endpoint",
+    type=click.Choice(list(ENDPOINTS)),
+    default="chat",
+    show_default=True,
+    help="The endpoint that the body is sent to.",
 )
 @click.option("--fields", type=click.Choice(list(CHAT_FIELDS)), default="classic", show_default=True, help="The list for chat.")
 @click.option("--strict", is_flag=True, help="Refuse rather than lose something.")
 @click.option("--no-translate", is_flag=True, help="Apply the lists only.")
 @click.option(
-    "--models", metavar="NAME=MODEL ...", default="", callback=_parsed, help="Other names for models, as in the setting."
+    "--models",
+    metavar="NAME=MODEL ...",
+    default="",
+    callback=_parsed,
+    help="Other names for models, as in MISTRAL_FILTER_MODELS.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Write the explanation as JSON.")
 def explain(
     file: BinaryIO, endpoint: str, fields: str, strict: bool, no_translate: bool, models: dict[str, str], as_json: bool
 ) -> None:
-    """Show what would be changed in the request body in FILE (default: standard input), and why.
+    """Show what the filter would change in a request body, and why.
+
+    The body is read from FILE, or from standard input. The settings are not read: give the options that your server runs with.
 
     Exit status: 0 nothing to change, 1 changed, 2 refused.
     """

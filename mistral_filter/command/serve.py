@@ -21,18 +21,29 @@ _SANDBOX = "sandbox"
 """The name of the stand-in's upstream."""
 
 
-@click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on; 0.0.0.0 is all of them.")
+@click.command(short_help="Serve the proxy.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on; 0.0.0.0 is every IPv4 address.")
 @click.option(
-    "--port", default=8000, show_default=True, type=click.IntRange(1, 65535), envvar="PORT", help="Or the variable PORT."
+    "--port",
+    default=8000,
+    show_default=True,
+    type=click.IntRange(1, 65535),
+    envvar="PORT",
+    help="The port to listen on, or the variable PORT.",
 )
 @click.option(
-    "--workers", default=2, show_default=True, type=click.IntRange(1), envvar="WEB_CONCURRENCY", help="Or WEB_CONCURRENCY."
+    "--workers",
+    default=2,
+    show_default=True,
+    type=click.IntRange(1),
+    envvar="WEB_CONCURRENCY",
+    help="Worker processes, or the variable WEB_CONCURRENCY.",
 )
 @click.option("--fields", type=click.Choice(list(CHAT_FIELDS)), help="The list for chat, instead of MISTRAL_FILTER_FIELDS.")
-@click.option("--sandbox", is_flag=True, help="Start a stand-in for Mistral's API too, at /sandbox/v1: no account needed.")
+@click.option("--sandbox", is_flag=True, help="Also serve a stand-in for Mistral's API at /sandbox/v1, which needs no account.")
 def serve(host: str, port: int, workers: int, fields: str | None, sandbox: bool) -> None:
-    """Serve the proxy. Its other settings are environment variables."""
+    """Serve the proxy. Its other settings are environment variables; docs/settings.md lists them."""
+    from mistral_filter.proxy.serve import serve as run
     from mistral_filter.proxy.settings import SettingError, from_environment
 
     try:
@@ -42,10 +53,6 @@ def serve(host: str, port: int, workers: int, fields: str | None, sandbox: bool)
     if fields is not None:
         settings = replace(settings, fields=fields)
     _check_free(host, port)
-    try:
-        from mistral_filter.proxy.serve import serve as run
-    except ModuleNotFoundError as error:
-        raise click.ClickException(f'{error.name} is missing: pip install "mistral-filter[proxy]"') from None
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     with _stand_in() if sandbox else _nothing() as upstreams:
         settings = replace(settings, upstreams={**settings.upstreams, **upstreams})
@@ -68,7 +75,7 @@ def _check_free(host: str, port: int) -> None:
             raise click.ClickException(f"Port {port} is in use: choose another, such as --port {port + 1}.") from None
         if error.errno == errno.EACCES:
             raise click.ClickException(f"Port {port} needs more rights: choose one above 1023 with --port.") from None
-        raise click.ClickException(f"{host} is no address of this machine: check --host.") from None
+        raise click.ClickException(f"{host} is not an address of this machine: check --host.") from None
 
 
 @contextmanager

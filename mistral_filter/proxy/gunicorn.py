@@ -118,10 +118,11 @@ class _LengthInput:
 class Worker(GeventWorker):  # type: ignore[misc]
     """gunicorn's worker for gevent: thousands of waiting streams cost it little, and a slow one holds up no other.
 
-    It differs in how it reads bodies and how it writes.
+    It differs in how it reads bodies, how it writes, and how often it quits.
     """
 
     alive: bool
+    quitting = False
 
     def run(self) -> None:
         """Serves until the worker is told to stop."""
@@ -137,6 +138,12 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
         hub.handle_error = handle_error
         super().run()
+
+    def handle_quit(self, sig: Any, frame: Any) -> None:
+        """Ends the worker at once. Only the first signal counts: Ctrl-C reaches the worker, and the master sends another."""
+        if not self.quitting:
+            self.quitting = True
+            super().handle_quit(sig, frame)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
         """Serves one request, as gunicorn's own workers do."""

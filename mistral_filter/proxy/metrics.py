@@ -1,4 +1,4 @@
-"""What the requests add up to, for Prometheus: an extra, ``pip install 'mistral-filter[metrics]'``.
+"""What the requests add up to, for Prometheus: an extra, ``pip install '.[metrics]'`` in a clone.
 
 Every worker counts for itself. With several of them, prometheus_client keeps the counts in files of one directory, which it
 looks for in PROMETHEUS_MULTIPROC_DIR when it is imported; whichever worker is asked adds all of them up. gunicorn.conf.py makes

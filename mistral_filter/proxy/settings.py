@@ -1,7 +1,7 @@
 """The settings of the proxy: each is declared once, as a field of Settings. The only file that reads the environment.
 
 Every setting is checked at start; a wrong value stops the start with a sentence that names the variable and quotes no
-value that may hold a secret. README.md has the same table: name, default and sentence.
+value that may hold a secret. docs/settings.md has the same names, defaults and sentences.
 """
 
 from __future__ import annotations
@@ -157,8 +157,8 @@ def _level(text: str) -> str:
 def _setting(default: Any, parse: Callable[[str], Any], sentence: str, *, secret: bool = False) -> Any:
     """A field of Settings.
 
-    *parse* takes the text of the variable and raises ValueError with what is wrong. *sentence* is the meaning in README.md's
-    table, in Markdown. A *secret* is not in the ``repr``.
+    *parse* takes the text of the variable and raises ValueError with what is wrong. *sentence* is the meaning in
+    docs/settings.md, in Markdown. A *secret* is not in the ``repr``.
     """
     metadata = {"parse": parse, "sentence": sentence, "secret": secret}
     if isinstance(default, dict):
@@ -185,14 +185,14 @@ class Settings:
     )
     learn: bool = _setting(True, _switch, "`off` passes refusals of fields and options (422, 400 code 3051) on at once")
     reasoning: str = _setting("openai", _one_of("openai", "mistral"), "`mistral` leaves content lists as Mistral sends them")
-    api_key: str | None = _setting(None, _secret, "a Mistral key that the server holds, see below", secret=True)
+    api_key: str | None = _setting(None, _secret, "a Mistral key that the server holds", secret=True)
     api_keys: Mapping[str, str] = _setting({}, _named_secrets, "`NAME=KEY …`: the same for named upstreams", secret=True)
     tokens: tuple[str, ...] = _setting((), _secrets, "tokens that callers send instead of their own Mistral key", secret=True)
     max_body: int = _setting(
         MAX_BODY, _bytes, "largest JSON body, in bytes (`k`, `m`, `g` are understood); uploads are not limited"
     )
     body_budget: int = _setting(
-        64 << 20, _bytes, "body bytes in hand per worker, all callers together; beyond it 503 with `Retry-After`"
+        64 << 20, _bytes, "bytes of request bodies in memory per worker, all callers together; beyond it 503 with `Retry-After`"
     )
     cors_origins: tuple[str, ...] = _setting(
         ("*",), parse_origins, "`*`, `none`, or exact origins: `https://chat.example.com http://[::1]:3000 app://obsidian.md`"
@@ -217,8 +217,8 @@ class Settings:
     patience: float = _setting(
         0.0,
         _seconds_or_none,
-        "seconds that a request may wait in all where Mistral answers 429: as long as the answer says, else 1 s, 2 s, 4 s …, "
-        "then it is sent again; `0` passes each 429 on; before the wait is over the client gets no byte",
+        "seconds in all that a request may wait to be sent again after a 429; each wait is what the answer says, else 1 s, 2 s, "
+        "4 s …, and the client gets no byte before it is over; `0` passes each 429 on",
     )
     concurrency: int | None = _setting(
         1000, _count_or_off, "calls under way per worker; beyond it 503 with `Retry-After`; `off` sets no limit"
@@ -237,7 +237,7 @@ class Settings:
         False,
         _switch,
         "`on` serves `/metrics` for Prometheus, counted over all workers; add `prometheus-client` to your `requirements.txt`. "
-        "Anybody who reaches the server can read it: `deploy/nginx.conf` restricts it to its own machine",
+        "Everyone who reaches the server can read it: `deploy/nginx.conf` restricts it to its own machine",
     )
 
     def check(self) -> None:
@@ -283,7 +283,7 @@ class Setting(NamedTuple):
 
 
 SETTINGS = tuple(Setting(each.name, getattr(Settings(), each.name), **each.metadata) for each in fields(Settings))
-"""All settings, in the order of README.md."""
+"""All settings, in the order of docs/settings.md."""
 
 
 def from_environment(environ: Mapping[str, str] | None = None) -> Settings:

@@ -137,7 +137,7 @@ class Upstream:
 
 _MESSAGES = {
     "upstream_connect_timeout": "{host} did not accept a connection in time (MISTRAL_FILTER_CONNECT_TIMEOUT).",
-    "upstream_dns": "The host name of {host} could not be resolved. Check {setting}.",
+    "upstream_dns": "The host name {host} could not be resolved. Check {setting}.",
     "upstream_tls": "No secure connection to {host} could be made. Check {setting}.",
     "upstream_unreachable": "{host} could not be reached. Check {setting}.",
 }
