@@ -30,6 +30,8 @@ class Translation:
     user's. *names* replaces the names of tools that Mistral refuses.
     """
 
+    __slots__ = ("_accepted", "_body", "_bridge", "_endpoint", "_names", "_reasons")
+
     def __init__(self, body: Object, endpoint: str, accepted: Collection[str], names: ToolNames, *, bridge: bool) -> None:
         self._body, self._endpoint, self._accepted, self._bridge = body, endpoint, accepted, bridge
         self._names = names
