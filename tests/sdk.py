@@ -418,7 +418,11 @@ def _strict(annotation: Any, value: Json, where: str, *, tagged: bool) -> Iterat
         if tagged and isinstance(value, dict) and "type" not in value:
             yield f"{where}.type: missing"
             return
-        yield from min((list(_strict(member, value, where, tagged=False)) for member in members), key=len)
+        reasons = min((list(_strict(member, value, where, tagged=False)) for member in members), key=len)
+        if reasons and isinstance(value, dict) and "type" in value and not isinstance(value["type"], str):
+            # As in chat, the service tells objects apart by type; without a usable one, no list of keys holds.
+            reasons = [f"{where}.type: {value['type']!r:.60} is no string"]
+        yield from reasons
     elif origin is Literal:
         if not any(value == arg and type(value) is type(arg) for arg in args):
             yield f"{where}: {value!r:.60} is not one of {args}"

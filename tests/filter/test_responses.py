@@ -171,6 +171,26 @@ def test_every_call_has_one_result(body: dict[str, Any]) -> None:
     assert all(text in kept for text in texts if isinstance(text, str))
 
 
+@pytest.mark.parametrize("kind", [[], 2.5, ["x"], {"type": "text"}, True])
+@pytest.mark.parametrize(
+    ("endpoint", "tool"),
+    [
+        ("chat", {"function": {"name": "f", "parameters": {}}}),
+        ("responses", {"name": "f", "parameters": {}}),
+        ("responses/input_tokens", {"name": "f", "parameters": {}}),
+    ],
+)
+def test_a_tool_whose_type_is_no_string_is_left_to_the_api(endpoint: str, tool: dict[str, Any], kind: Any) -> None:
+    """No key of it is judged, for its type would tell which it may have; the API explains the type, and nothing but that."""
+    given = {"type": kind, **tool, "authorization": {"type": "x"}, "tool_configuration": {"exclude": []}}
+    conversation = {"messages": [{"role": "user", "content": "a"}]} if endpoint == "chat" else {"input": "a"}
+    body = json.dumps({"model": "m", **conversation, "tools": [given]}).encode()
+    assert filter_body(body, endpoint)[:2] == (body, ())
+    reasons = sdk.accepts(endpoint, json.loads(body))
+    assert reasons
+    assert all("tools" in reason and not reason.endswith(": not permitted") for reason in reasons)
+
+
 def test_strict_mode_refuses_a_loss() -> None:
     """A tool that would go is a 400 with its place; a constant that is only nearly kept is none."""
     body = {"model": "m", "input": "x", "store": True, "tools": [{"type": "web_search"}]}
