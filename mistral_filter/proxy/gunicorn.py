@@ -302,15 +302,8 @@ def pre_request(_worker: Any, req: Any) -> None:
 
 
 def post_request(_worker: Any, _req: Any, _environ: Any, _resp: Any) -> None:
-    """Gives way to the other connections: requests that lie ready on one are served in a row for milliseconds only."""
-    now = time.monotonic()
-    if now - _turn.get("began", 0.0) > _TURN_SECONDS:
-        sockets.let_others_run()
-        _turn["began"] = time.monotonic()
-
-
-_TURN_SECONDS = 0.005
-_turn: dict[str, float] = {}
+    """Gives way to the other connections: requests that lie ready on one would be served in a row."""
+    sockets.let_others_run()
 
 
 # ------------------------------------------------------------------------------------------- requests that are no HTTP
