@@ -35,6 +35,8 @@ _UNNAMED_BYTES, _NAMED_BYTES = 64, 160
 _MANY_NAMES = 24
 _CHANGE_BYTES = 250
 """Memory of a change: the tuple, its path and its places in lists."""
+_LEAST_DEEP = 2 * MAX_DEPTH
+"""Bytes of a value that nests too deep, at least."""
 _SHORTEST_MEMBER = 5
 """Bytes of a member in an object, with its comma: ``"":0,``."""
 _KEY_BYTES = 250
@@ -52,7 +54,7 @@ _decode_array = msgspec.json.Decoder(list[Raw]).decode
 class Document:
     """One request body: its top level, what has been changed, and what is left of the budget."""
 
-    __slots__ = ("_crowded", "_deep", "_left", "_room", "_templates", "_unopened", "changes")
+    __slots__ = ("_body", "_crowded", "_deep", "_left", "_room", "_templates", "_unopened", "changes")
 
     def __init__(self, body: bytes) -> None:
         """*body* need not have been parsed yet. Raises TooComplex when its top level has more than BUDGET members."""
@@ -63,7 +65,9 @@ class Document:
         if len(body) > SMALL:
             most = min(BUDGET, self._room // _NAMED_BYTES)
             self._crowded = self._survey(body, None, _NAMED_BYTES) > most
-        self._deep = may_be_deep(body)
+        self._body = body
+        self._deep: bool | None = True
+        """Whether anything in the body may nest too deep; None: that is seen when a value in it is opened."""
         self._unopened: dict[int, Raw] = {}
         self._templates: dict[tuple[str, ...], bytes] = {}
 
@@ -71,6 +75,7 @@ class Document:
         """The part for the whole *body*, whose top level is *fields*. Raises TooComplex."""
         root = Object(self, Position(None, ""), Raw(body), fields)
         self._open_members(root, fields.values())
+        self._deep = None
         self._note_repeated(root)
         return root
 
@@ -149,10 +154,14 @@ class Document:
             self._room -= (_NAMED_BYTES - MEMBER_BYTES) * count
         if self._left < 0 or self._room < 0:
             raise self._too_complex(part.path)
+        if self._deep is None:
+            self._deep = may_be_deep(self._body)
+            if not self._deep:
+                self._unopened.clear()
         if self._deep:
             self._unopened.pop(id(part.raw), None)
             for value in members:
-                if len(value) > 2 * MAX_DEPTH and memoryview(value)[0] in b"[{":
+                if len(value) > _LEAST_DEEP and memoryview(value)[0] in b"[{":
                     self._unopened[id(value)] = value
 
     def _note_repeated(self, part: Object) -> None:

@@ -49,6 +49,8 @@ _NEVER_LEFT_OUT = (("role",), ("content",))
 class Judge:
     """Walks a body along its table."""
 
+    __slots__ = ("_conversation", "_learnt", "_of_messages", "_repair")
+
     def __init__(
         self, *, repair: bool, learnt: Iterable[Learnt] = (), conversation: Callable[[Array, Judge], None] | None = None
     ) -> None:

@@ -68,11 +68,12 @@ _UTF8_STEP = 16384
 
 def is_utf8(data: bytes | memoryview) -> bool:
     """Whether *data* is valid UTF-8."""
-    view, start, end = memoryview(data), 0, len(data)
+    start, end = 0, len(data)
     try:
         if end <= _UTF8_STEP:
             codecs.utf_8_decode(data, "strict", True)
             return True
+        view = memoryview(data)
         while start < end:
             stop = min(start + _UTF8_STEP, end)
             start += codecs.utf_8_decode(view[start:stop], "strict", stop == end)[1]

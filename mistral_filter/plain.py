@@ -7,8 +7,6 @@ from typing import Literal
 import msgspec
 from msgspec import Raw
 
-from mistral_filter.rawjson import encode
-
 __all__ = ["is_plain"]
 
 
@@ -21,6 +19,9 @@ class _Plain(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 _decode_plain = msgspec.json.Decoder(list[_Plain]).decode
 
+
+_AROUND = '{"role":"","content":},'
+"""What stands around a role and a content."""
 
 _LONGEST = 512 * 1024
 """Bytes. All messages are held at once here; and what is longer is not plain but holds an image, as a rule."""
@@ -38,19 +39,20 @@ def is_plain(raw: Raw) -> bool:
         messages = _decode_plain(raw)
     except msgspec.ValidationError:
         return False
-    before = ""
+    before, compact = "", 1 + len(_AROUND) * len(messages)
     for message in messages:
         content, role = message.content, message.role
-        if memoryview(content)[0] != 0x22 or len(content) < 3 or (role == "system" and before == "assistant"):
+        size = len(content)
+        if size < 3 or memoryview(content)[0] != 0x22 or (role == "system" and before == "assistant"):
             return False
+        compact += len(role) + size
         before = role
     if before != "user":
         return False
     # as long as without white space, or as json.dumps writes it: then no key is repeated
-    compact = encode(messages)
-    if len(compact) == len(raw):
+    if len(raw) == compact:
         return True
-    if len(raw) != len(compact) + 4 * len(messages) - 1:
+    if len(raw) != compact + 4 * len(messages) - 1:
         return False
     spaced = [b'{"role": "%b", "content": %b}' % (message.role.encode(), message.content) for message in messages]
     return bool(Raw(b"[%b]" % b", ".join(spaced)) == raw)

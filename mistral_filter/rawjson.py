@@ -46,18 +46,17 @@ def as_array(value: object) -> list[Any] | None:
 def as_text(value: object) -> str | None:
     """*value* as a string; None: it is something else."""
     if isinstance(value, Raw):
-        return _string(value) if first_byte(value) == 0x22 else None
+        return _string(value) if memoryview(value)[0] == 0x22 else None
     return value if isinstance(value, str) else None
 
 
 def as_number(value: object) -> int | float | None:
     """*value* as a number; None: it is something else."""
     if isinstance(value, Raw):
-        if first_byte(value) not in b"-0123456789":
-            return None
         try:
             number: int | float = _number(value)
             return number
-        except msgspec.ValidationError:  # beyond every float: infinite is near enough to compare
-            return float(bytes(value))
+        except msgspec.ValidationError:
+            # a number beyond every float: infinite is near enough to compare
+            return float(bytes(value)) if first_byte(value) in b"-0123456789" else None
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None

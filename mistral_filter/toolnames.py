@@ -41,6 +41,8 @@ _NAMED = re.compile(rb'(?<!\\)("(?:name|namespace)"[ \t\r\n]*:[ \t\r\n]*)"(' + F
 class ToolNames:
     """The names of tools in one request that were replaced, and by what."""
 
+    __slots__ = ("_legal", "_taken")
+
     def __init__(self) -> None:
         self._legal: dict[str, str] = {}
         self._taken: set[str] = set()

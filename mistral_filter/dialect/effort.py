@@ -61,9 +61,10 @@ def greedy_sampling(body: Object, *, reasons: bool) -> None:
     *reasons*: the request asks the model to reason; then a ``top_p`` that is left out is inserted. A temperature below 0 counts,
     because it is clamped to 0. To be called before ``top_p`` is clamped.
     """
-    temperature, top_p = body.number("temperature"), body.number("top_p")
+    temperature = body.number("temperature")
     if temperature is None or temperature > 0:
         return
+    top_p = body.number("top_p")
     if top_p is not None:
         if top_p != 1:
             body.set("top_p", 1, "at temperature 0 Mistral takes no other, and none has an effect")

@@ -38,6 +38,8 @@ _OF_A_SCHEMA = frozenset(("type", "properties", "$ref", "$schema", "$defs", "ite
 
 def rename_fields(body: Object, accepted: Container[str]) -> None:
     """Renames OpenAI's fields where the endpoint's *accepted* names hold Mistral's. Of two limits the smaller one counts."""
+    if RENAMED.keys().isdisjoint(body.fields):
+        return
     for name, new in RENAMED.items():
         if name not in body.fields or name in accepted or new not in accepted:
             continue

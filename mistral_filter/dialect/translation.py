@@ -30,10 +30,11 @@ class Translation:
     user's. *names* replaces the names of tools that Mistral refuses.
     """
 
+    __slots__ = ("_accepted", "_body", "_bridge", "_endpoint", "_names", "_reasons")
+
     def __init__(self, body: Object, endpoint: str, accepted: Collection[str], names: ToolNames, *, bridge: bool) -> None:
         self._body, self._endpoint, self._accepted, self._bridge = body, endpoint, accepted, bridge
         self._names = names
-        self._model = body.text("model") if "model" in accepted else None
         self._reasons = False
         """Whether the request asks the model to reason."""
 
@@ -76,7 +77,7 @@ class Translation:
             responses_body(body, reads_reasoning=self._reads_reasoning())
         if "functions" in body.fields or "function_call" in body.fields:
             tools.legacy_functions(body)
-        if "tools" in accepted:
+        if "tools" in accepted and ("tools" in body.fields or "tool_choice" in body.fields):
             tools.tools(body)
             tools.tool_choice(body)
             self._names.tools(body)
@@ -95,7 +96,10 @@ class Translation:
 
     def _reads_reasoning(self) -> bool:
         """Whether the messages may hold earlier reasoning."""
-        return reads_reasoning(self._model, asked=self._reasons)
+        return reads_reasoning(self._model(), asked=self._reasons)
 
     def _effort(self, holder: Object, name: str) -> None:
-        self._reasons = effort.settle_effort(holder, name, self._model)
+        self._reasons = name in holder.fields and effort.settle_effort(holder, name, self._model())
+
+    def _model(self) -> str | None:
+        return self._body.text("model") if "model" in self._accepted else None

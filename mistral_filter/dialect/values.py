@@ -33,13 +33,14 @@ _SHORT = 64
 """Bytes. A longer value is none that changes nothing, whatever white space is in it."""
 
 
-_EMPTY = (b"[]", b"{}", b'""')
+_EMPTY = frozenset((b"[]", b"{}", b'""'))
+_NEUTRAL = {name: _EMPTY.union(values) for name, values in NEUTRAL.items()}
 
 
 def note_drop(part: Object, name: str, value: object, why: str = UNKNOWN) -> None:
     """Notes that the field *name* of *part* with this *value* is left out, *why*, and what that loses; the caller does it."""
     reason, loss = reason_and_loss(name, value, why)
-    part.note("drop", part.at(name), reason, loss)
+    part.note("drop", part.position.below(name), reason, loss)
 
 
 def reason_and_loss(name: str, value: object, why: str) -> tuple[str, Loss]:
@@ -58,9 +59,9 @@ def _is_neutral(name: str, value: object) -> bool:
     if not isinstance(value, Raw) or len(value) > _SHORT:
         return False
     written = bytes(value)
-    if len(written.split()) > 1:
+    if written[-1] in b"]}" and len(written.split()) > 1:  # only lists and objects have white space that says nothing
         written = msgspec.json.format(written, indent=-1)
-    return written in _EMPTY or written in NEUTRAL.get(name, ())
+    return written in _NEUTRAL.get(name, _EMPTY)
 
 
 def note_rest(part: Object, used: Collection[str]) -> None:
