@@ -65,6 +65,7 @@ class RequestBody:
     def stream(self) -> None:
         """The body will be passed on piece by piece: it is not counted as held, and its time is that of each piece."""
         self._held = False
+        self._read_some = self._source.read
 
     def read(self, size: int | None = -1) -> bytes:
         """At most *size* bytes, all by default; fewer only at the end."""

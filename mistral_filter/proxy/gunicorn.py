@@ -36,6 +36,7 @@ from mistral_filter.proxy.logs import access_path, stderr_handler
 __all__ = ["Logger", "Worker", "on_exit", "on_starting", "post_request", "post_worker_init", "pre_request"]
 
 _HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Za-z:.%]+\])?(?::\d{0,5})?")
+_ACCEPT_WARNING_SECONDS = 1.0
 _TARGET = re.compile(r"(?:/|\*$|https?://)[^#]*$", re.IGNORECASE)
 
 
@@ -127,14 +128,15 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def run(self) -> None:
         """Serves until the worker is told to stop."""
         hub = get_hub()
-        usual = hub.handle_error
+        usual, said = hub.handle_error, -_ACCEPT_WARNING_SECONDS
 
         def handle_error(context: Any, kind: Any, error: Any, trace: Any) -> None:
-            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-                # gevent waits before it accepts again, up to a second, and would print a traceback each time
-                self.log.warning("No file descriptor is left for a client's connection. Trying again.")
-            else:
+            nonlocal said
+            if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
                 usual(context, kind, error, trace)
+            elif time.monotonic() - said > _ACCEPT_WARNING_SECONDS:  # gevent would print a traceback for each try
+                said = time.monotonic()
+                self.log.warning("No file descriptor is left for a client's connection. Trying again.")
 
         hub.handle_error = handle_error
         super().run()
@@ -300,15 +302,8 @@ def pre_request(_worker: Any, req: Any) -> None:
 
 
 def post_request(_worker: Any, _req: Any, _environ: Any, _resp: Any) -> None:
-    """Gives way to the other connections: requests that lie ready on one are served in a row for milliseconds only."""
-    now = time.monotonic()
-    if now - _turn.get("began", 0.0) > _TURN_SECONDS:
-        sockets.let_others_run()
-        _turn["began"] = time.monotonic()
-
-
-_TURN_SECONDS = 0.005
-_turn: dict[str, float] = {}
+    """Gives way to the other connections: requests that lie ready on one would be served in a row."""
+    sockets.let_others_run()
 
 
 # ------------------------------------------------------------------------------------------- requests that are no HTTP

@@ -197,7 +197,7 @@ MANY = {
 @pytest.mark.parametrize("name", MANY)
 def test_too_many_parts_are_refused_in_little_memory(name: str) -> None:
     """A body of very many small parts is a 400 ``too_complex``, before memory is taken for them."""
-    body = MANY[name](BUDGET * 3)
+    body = MANY[name](BUDGET * 3 // 2)
     tracemalloc.start()
     try:
         with pytest.raises(TooComplex) as caught:
@@ -226,7 +226,7 @@ DEAR = {
 }
 
 
-@pytest.mark.parametrize(("endpoint", "size"), [("chat", 70_000), ("chat", 240_000), ("responses", 70_000)])
+@pytest.mark.parametrize(("endpoint", "size"), [("chat", 70_000), ("responses", 70_000)])
 @pytest.mark.parametrize("name", [*MANY, *DEAR])
 def test_no_body_takes_more_memory_than_four_bodies_and_the_floor(name: str, endpoint: str, size: int) -> None:
     """Whether it is refused or not, and though nothing is ever closed of some: what is held is counted, and so bounded."""
