@@ -20,13 +20,13 @@ LEARNED = Learned()
 
 
 def held_after(use: Callable[[str], object]) -> int:
-    """The bytes that are still held after *use* was given 60 names of 1 MB each."""
+    """The bytes that are still held after *use* was given 20 names of 1 MB each."""
     use("warm")
     gc.collect()
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        for number in range(60):
+        for number in range(20):
             use(f"{number:06}" * (MB // 6))
         gc.collect()
         return tracemalloc.get_traced_memory()[0] - before
@@ -51,7 +51,7 @@ def held_after(use: Callable[[str], object]) -> int:
     ids=("header header-to header-reason header-many log path odd-path learned-place learned-model learned-caller".split()),
 )
 def test_a_long_name_is_gone_when_the_request_is(use: Callable[[str], object]) -> None:
-    """After 60 names of 1 MB less than one of them is held."""
+    """After 20 names of 1 MB less than one of them is held."""
     assert held_after(use) < MB // 2
 
 

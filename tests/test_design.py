@@ -11,6 +11,7 @@ import sys
 import textwrap
 import weakref
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,8 @@ def name(file: Path) -> str:
     return file.relative_to(ROOT).as_posix()
 
 
-def imports(file: Path, *, typing_only: bool = True) -> set[str]:
+@cache
+def imports(file: Path, *, typing_only: bool = True) -> frozenset[str]:
     """The modules that a file imports, in full; without those under ``if TYPE_CHECKING`` when they do not count."""
     tree = ast.parse(file.read_text("utf-8"))
     skipped: set[ast.AST] = set()
@@ -47,7 +49,7 @@ def imports(file: Path, *, typing_only: bool = True) -> set[str]:
             assert node.module is not None
             whole = {f"{node.module}.{alias.name}" for alias in node.names}
             found.update(dotted if is_module(dotted) else node.module for dotted in whole)
-    return found
+    return frozenset(found)
 
 
 def is_module(dotted: str) -> bool:
