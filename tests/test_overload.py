@@ -341,7 +341,7 @@ def test_sigterm_lets_short_streams_end_and_cuts_long_ones(
     """No new connections; the short stream is whole, the long one visibly cut, its upstream freed, and the server ends."""
     short, never = threading.Event(), threading.Event()
     upstream.script = {"short": two_events(short), "long": two_events(never)}
-    with own("--graceful-timeout", "1") as server, ExitStack() as stack:
+    with own("--graceful-timeout", "3") as server, ExitStack() as stack:
         whole, whole_pieces = begin(server, stack, "short")
         cut, cut_pieces = begin(server, stack, "long")
         workers = server.workers()
