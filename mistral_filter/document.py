@@ -85,7 +85,7 @@ class Document:
         self._room -= _CHANGE_BYTES
         if self._left < 0 or self._room < 0:
             raise self._too_complex(path)
-        self.changes.append(Change(action, path, reason, loss, to))
+        self.changes.append(tuple.__new__(Change, (action, path, reason, loss, to)))  # as Change() does, in a third of the time
 
     def open_object(self, raw: Raw, position: Position) -> Object:
         """The object *raw* at *position*; a key that is repeated in it is noted. Raises TooComplex."""

@@ -12,6 +12,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
+import msgspec
 from msgspec import Raw
 
 from mistral_filter.changes import Change
@@ -108,7 +109,7 @@ def filter_body(
         raise TooDeep from None
 
 
-class _Request(NamedTuple):
+class _Request(msgspec.Struct):
     """A body that has been opened, and what of it is out of sight meanwhile."""
 
     body: bytes

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from msgspec import Raw
 
 from mistral_filter import fields
-from mistral_filter.dialect.values import UNKNOWN, note_drop, repair_value
+from mistral_filter.dialect.values import UNKNOWN, note_drop, reason_and_loss, repair_value
 from mistral_filter.fields import KEEP, SET, Value
 from mistral_filter.models import nearest_word
 from mistral_filter.parts import GONE, Array, Object, Part
@@ -87,7 +87,8 @@ class Judge:
             if known is KEEP:
                 continue
             if known is None:
-                note_drop(part, name, value, left_out.get(name, UNKNOWN))
+                reason, loss = reason_and_loss(name, value, left_out.get(name, UNKNOWN))
+                part.note("drop", part.position.below(name), reason, loss)
                 gone.append(name)
             elif value == NULL:
                 if self._repair and not isinstance(known, fields.Tagged) and not known.null and name not in table.required:

@@ -62,7 +62,7 @@ def parse_with_surrogates(body: bytes) -> tuple[Node, Surrogates | None]:
         return parse(hidden.body), hidden
 
 
-_UTF8_STEP = 16384
+_UTF8_STEP = 32768
 """Bytes. Decoding in pieces that stay in the processor's cache is as quick as decoding all at once, and holds no second copy."""
 
 
@@ -172,9 +172,13 @@ _SMALLEST = 2
 
 def may_have_more_commas(data: bytes, most: int) -> bool:
     """Whether *data* has more than *most* commas, in strings or not."""
-    at = -1
-    for _ in range(1000):  # images have few, and to look for the next one is quicker than to count
-        at = data.find(b",", at + 1)
-        if at < 0:
-            return False
-    return data.count(b",", at) + 1000 > most
+    for start in range(0, len(data), _COMMA_STEP):
+        piece = data[start : start + _COMMA_STEP]
+        most -= len(piece) - len(piece.replace(b",", b""))  # replace() goes from comma to comma; count() looks at each byte
+        if most < 0:
+            return True
+    return False
+
+
+_COMMA_STEP = 65536
+"""Bytes that are copied at a time."""

@@ -29,6 +29,7 @@ RENAMED = {
     "dimensions": "output_dimension",
 }
 """OpenAI's name: Mistral's name (OpenAPI documents of both, 2026-08)."""
+_RENAMED = frozenset(RENAMED)
 
 _SCHEMA_KEYS = ("name", "description", "schema", "strict")
 _OF_A_FORMAT = ("name", "strict")
@@ -38,7 +39,7 @@ _OF_A_SCHEMA = frozenset(("type", "properties", "$ref", "$schema", "$defs", "ite
 
 def rename_fields(body: Object, accepted: Container[str]) -> None:
     """Renames OpenAI's fields where the endpoint's *accepted* names hold Mistral's. Of two limits the smaller one counts."""
-    if RENAMED.keys().isdisjoint(body.fields):
+    if _RENAMED.isdisjoint(body.fields):
         return
     for name, new in RENAMED.items():
         if name not in body.fields or name in accepted or new not in accepted:

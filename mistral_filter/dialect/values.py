@@ -50,16 +50,13 @@ def reason_and_loss(name: str, value: object, why: str) -> tuple[str, Loss]:
         return f"{why}, and null says nothing", "none"
     if name in WITHOUT_EFFECT:
         return f"{why}: {WITHOUT_EFFECT[name]}", "none"
-    if _is_neutral(name, value):
+    if type(value) is Raw and len(value) <= _SHORT and _is_neutral(name, bytes(value)):
         return f"{why}, and this value changes nothing", "none"
     return why, "lost"
 
 
-def _is_neutral(name: str, value: object) -> bool:
-    if not isinstance(value, Raw) or len(value) > _SHORT:
-        return False
-    written = bytes(value)
-    if written[-1] in b"]}" and len(written.split()) > 1:  # only lists and objects have white space that says nothing
+def _is_neutral(name: str, written: bytes) -> bool:
+    if written.endswith((b"]", b"}")) and len(written.split()) > 1:  # only lists and objects have white space that says nothing
         written = msgspec.json.format(written, indent=-1)
     return written in _NEUTRAL.get(name, _EMPTY)
 
