@@ -21,7 +21,7 @@ from mistral_filter.document import Document
 from mistral_filter.errors import InvalidJSON, Refused, TooDeep
 from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, KEEP
 from mistral_filter.fields import Object as Table
-from mistral_filter.judge import Judge, Learnt
+from mistral_filter.judge import Judge, Learnt, LeftOut
 from mistral_filter.media import LEAST, Media, put_aside
 from mistral_filter.models import aliases_of
 from mistral_filter.parsing import parse_with_surrogates
@@ -178,8 +178,8 @@ def _result(request: _Request, endpoint: str, names: ToolNames, *, strict: bool)
 
 class _Lists(NamedTuple):
     accepted: Table
-    left_out: Mapping[str, str]
-    """Why a name that the API knows is not accepted."""
+    left_out: Mapping[str, LeftOut]
+    """The names that the API knows and that are not accepted."""
 
 
 @lru_cache(maxsize=64)
@@ -188,8 +188,9 @@ def _lists(endpoint: str, fields: str, allow: tuple[str, ...], drop: tuple[str, 
     table = CHAT_FIELDS[fields] if endpoint == "chat" else ENDPOINTS[endpoint]
     added = {name: known.get(name, KEEP) for name in allow}
     names = {name: node for name, node in {**table.fields, **added}.items() if name not in drop}
-    left_out = {name: f"The list {fields} leaves the field out; current keeps it" for name in known if name not in names}
-    left_out |= dict.fromkeys(drop, "The setting drop leaves the field out")
+    reason = f"The list {fields} leaves the field out; current keeps it"
+    left_out = {name: LeftOut(reason, node) for name, node in known.items() if name not in names}
+    left_out |= dict.fromkeys(drop, LeftOut("The setting drop leaves the field out", KEEP))
     return _Lists(table._replace(fields=names), left_out)
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from msgspec import Raw
 
 from mistral_filter import fields
+from mistral_filter.changes import Loss
 from mistral_filter.dialect.values import UNKNOWN, note_drop, reason_and_loss, repair_value
 from mistral_filter.fields import KEEP, SET, Value
 from mistral_filter.models import nearest_word
@@ -16,7 +17,7 @@ from mistral_filter.parts import GONE, Array, Object, Part
 from mistral_filter.plain import is_plain
 from mistral_filter.rawjson import NULL
 
-__all__ = ["Judge", "Learnt", "Location"]
+__all__ = ["Judge", "Learnt", "LeftOut", "Location"]
 
 Location = tuple[str, ...]
 """Where a field stands: its keys from the top of a body, ``"*"`` for every item of a list: ``("messages", "*", "name")``."""
@@ -40,6 +41,15 @@ class Learnt(NamedTuple):
         return "the model refused the field before (400 code 3051)" if self.of_model else _REFUSED
 
 
+class LeftOut(NamedTuple):
+    """A field that the API knows, and that the list in use leaves out."""
+
+    reason: str
+    known: fields.Node
+    """How a value of it would be judged."""
+
+
+_NO_NULL = "Mistral refuses null here"
 _REFUSED = "Mistral refused the field before (422 extra_forbidden)"
 
 _NEVER_LEFT_OUT = (("role",), ("content",))
@@ -61,8 +71,8 @@ class Judge:
         self._learnt = [each for each in learnt if each.location]
         self._of_messages: list[Learnt] = []
 
-    def top(self, root: Object, table: fields.Object, left_out: Mapping[str, str]) -> None:
-        """Judges the whole body. *left_out*: why a name that the API knows is not in *table*."""
+    def top(self, root: Object, table: fields.Object, left_out: Mapping[str, LeftOut]) -> None:
+        """Judges the whole body. *left_out*: the names that the API knows and *table* does not have."""
         if not self._learnt:
             self.object(root, table, left_out)
             return
@@ -78,7 +88,7 @@ class Judge:
         for learnt in elsewhere:
             _apply(learnt, root, learnt.location)
 
-    def object(self, part: Object, table: fields.Object, left_out: Mapping[str, str] = MappingProxyType({})) -> None:
+    def object(self, part: Object, table: fields.Object, left_out: Mapping[str, LeftOut] = MappingProxyType({})) -> None:
         """Judges an object by its *table*."""
         gone = []
         accepted = table.fields.get
@@ -87,12 +97,15 @@ class Judge:
             if known is KEEP:
                 continue
             if known is None:
-                reason, loss = reason_and_loss(name, value, left_out.get(name, UNKNOWN))
+                if name in left_out:
+                    reason, loss = self._why_left_out(name, value, left_out[name])
+                else:
+                    reason, loss = reason_and_loss(name, value, UNKNOWN)
                 part.note("drop", part.position.below(name), reason, loss)
                 gone.append(name)
             elif value == NULL:
-                if self._repair and not isinstance(known, fields.Tagged) and not known.null and name not in table.required:
-                    part.note("drop", part.at(name), "Mistral refuses null here")
+                if self._repair and _refuses_null(known) and name not in table.required:
+                    part.note("drop", part.at(name), _NO_NULL)
                     gone.append(name)
             elif type(known) is not Value:
                 self._inside(part, name, known)
@@ -104,6 +117,15 @@ class Judge:
                     part.set(name, repair.value, repair.reason, repair.loss)
         for name in gone:
             del part.fields[name]
+
+    def _why_left_out(self, name: str, value: object, field: LeftOut) -> tuple[str, Loss]:
+        """The reason for leaving out a field that the API knows, and the loss: a *value* that it refuses is one anyway."""
+        if self._repair and value == NULL and _refuses_null(field.known):
+            return _NO_NULL, "none"
+        repair = repair_value(name, value, field.known) if self._repair and type(field.known) is Value else None
+        if repair is not None and repair.value is GONE:
+            return repair.reason, repair.loss
+        return reason_and_loss(name, value, field.reason)
 
     def one(self, part: Object, known: fields.Node) -> None:
         """Judges an object by a table for objects; one of an unknown kind is left to the API."""
@@ -155,6 +177,10 @@ class Judge:
             elif isinstance(message, Array) and not inner:  # several conversations
                 self._each_message(message, known, inner=True)
             messages.close(index)
+
+
+def _refuses_null(known: fields.Node) -> bool:
+    return not isinstance(known, fields.Tagged) and not known.null
 
 
 def _is_conversation(known: fields.Node | None) -> bool:

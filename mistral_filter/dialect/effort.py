@@ -14,7 +14,7 @@ from mistral_filter.models import nearest_word, reasoning_of
 from mistral_filter.parts import Object
 from mistral_filter.rawjson import NULL
 
-__all__ = ["greedy_sampling", "rename_effort", "settle_effort"]
+__all__ = ["greedy_sampling", "rename_effort", "settle_effort", "takes_none"]
 
 _NONE = EFFORTS[0]
 
@@ -53,6 +53,12 @@ def settle_effort(holder: Object, name: str, model: str | None) -> bool:
     reason = "this model takes no effort: it always reasons" if known.reads else "this model takes no effort: it does not reason"
     holder.drop(name, reason, loss if (word != _NONE) is known.reads else "lost")
     return known.reads and word != _NONE
+
+
+def takes_none(model: str | None) -> bool:
+    """Whether *model* is known to refuse every effort."""
+    known = reasoning_of(model)
+    return known is not None and known.efforts == ()
 
 
 def greedy_sampling(body: Object, *, reasons: bool) -> None:

@@ -51,7 +51,8 @@ def response_request(body: Object, endpoint: str, accepted: Container[str]) -> N
         tools.legacy_functions(body)
     _tool_choice(body, _tools(body))
     _include(body)
-    _metadata(body)
+    if "metadata" in accepted:
+        _metadata(body)
     _constants(body, accepted)
     for name in RESPONSES["responses"].fields:
         if name in body.fields and name not in RESPONSES[endpoint].fields and name not in accepted:

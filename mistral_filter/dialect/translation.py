@@ -70,7 +70,7 @@ class Translation:
     def _chat(self) -> None:
         body, accepted = self._body, self._accepted
         effort.rename_effort(body)
-        if "reasoning_effort" in accepted:
+        if "reasoning_effort" in accepted or ("reasoning_effort" in body.fields and effort.takes_none(self._model())):
             self._effort(body, "reasoning_effort")
         self._reasons = self._reasons or ("prompt_mode" in accepted and body.text("prompt_mode") == "reasoning")
         if "input" in body.fields:
