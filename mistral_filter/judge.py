@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgspec import Raw
 
@@ -118,11 +118,11 @@ class Judge:
         for name in gone:
             del part.fields[name]
 
-    def _why_left_out(self, name: str, value: object, field: LeftOut) -> tuple[str, Loss]:
+    def _why_left_out(self, name: str, value: Any, field: LeftOut) -> tuple[str, Loss]:
         """The reason for leaving out a field that the API knows, and the loss: a *value* that it refuses is one anyway."""
         if self._repair and value == NULL and _refuses_null(field.known):
             return _NO_NULL, "none"
-        repair = repair_value(name, value, field.known) if self._repair and type(field.known) is Value else None
+        repair = repair_value(name, value, field.known) if self._repair and isinstance(field.known, Value) else None
         if repair is not None and repair.value is GONE:
             return repair.reason, repair.loss
         return reason_and_loss(name, value, field.reason)

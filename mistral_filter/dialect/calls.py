@@ -6,7 +6,8 @@ import hashlib
 import re
 import string
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Literal, NamedTuple
 
 from mistral_filter.dialect.values import note_rest
@@ -50,17 +51,21 @@ _Key = tuple[Literal["id", "name", "any"], str]
 """What a result says of its call: the id that was sent, the function's name, or nothing."""
 
 _ANY: _Key = ("any", "")
+_PRECISION = {"any": 0, "name": 1, "id": 2}
+"""What says more precisely which call is meant counts first."""
 
 
 class Turn:
     """The calls of one message and their results; each look-up takes the same time however many there are."""
 
-    __slots__ = ("_answered", "_calls", "_waiting", "attachments", "reach", "results")
+    __slots__ = ("_answered", "_calls", "_kept", "_waiting", "attachments", "reach", "results")
 
     def __init__(self) -> None:
         self._calls: list[_Call] = []
         self._waiting: dict[_Key, list[_Call]] | None = None
         self._answered: set[str] | None = None
+        self._kept: dict[str, int] | None = None
+        """The calls that results further down name, by their ids: how precisely they do."""
         self.results: list[int] = []
         """The indexes of the messages that answer the calls."""
         self.attachments: list[Object] = []
@@ -76,14 +81,27 @@ class Turn:
         """The ids of the calls that still wait."""
         return [call.id for call in self._calls if not self._answered or call.id not in self._answered]
 
+    def keep(self, results: Iterable[Object]) -> None:
+        """Keeps calls for the *results* further down that name them. Only the first time: after it, these are all there are."""
+        if self._kept is not None or not self._calls:
+            return
+        if self._waiting is None or self._answered is None:
+            self._waiting, self._answered = _by_key(self._calls), set()
+        keys = Counter(key for key in map(_result_key, results) if key in self._waiting)
+        self._kept = {}
+        for key in sorted(keys, key=lambda key: -_PRECISION[key[0]]):
+            waiting = (call.id for call in reversed(self._waiting[key]))
+            free = (id for id in waiting if id not in self._answered and id not in self._kept)
+            self._kept |= dict.fromkeys(islice(free, keys[key]), _PRECISION[key[0]])
+
     def answer(self, key: _Key) -> str | None:
         """The id of the first waiting call that *key* fits, which waits no more; None: there is none."""
         if self._waiting is None or self._answered is None:
             self._waiting, self._answered = _by_key(self._calls), set()
-        calls = self._waiting.get(key, [])
+        calls, kept = self._waiting.get(key, []), self._kept or {}
         while calls:
             id = calls.pop().id
-            if id in self._answered:
+            if id in self._answered or kept.get(id, 0) > _PRECISION[key[0]]:
                 continue
             self._answered.add(id)
             if len(self._answered) == len(self._calls):  # a long conversation has many turns: none keeps what it is done with
@@ -106,6 +124,12 @@ def _keys(call: _Call) -> Iterator[_Key]:
         yield "id", call.sent
     if call.name is not None:
         yield "name", call.name
+
+
+def _result_key(result: Object) -> _Key:
+    """What *result* says of its call."""
+    sent = _sent_id(result, "tool_call_id")
+    return ("id", sent) if sent is not None else ("name", name) if (name := result.text("name")) else _ANY
 
 
 class Calls:
@@ -167,15 +191,18 @@ class Calls:
         if id != given:
             call.set("id", id, "Mistral's ids are nine letters or digits")
 
-    def result(self, message: Object) -> Turn | None:
-        """A tool *message*: it names the call that it answers, by that call's id.
+    def result(self, message: Object, later: Iterable[Object]) -> Turn | None:
+        """A tool *message*: it names the call that it answers, by that call's id. *later* are the results behind it, which are
+        looked at if it names none: a call that one of them names is kept for it.
 
         Returns the turn of that call, the latest one that fits; None: no call waits for this result. Then it becomes a user's
         message if the API would refuse it.
         """
         sent = _sent_id(message, "tool_call_id")
         name = message.text("name")
-        turn, id = self._answered(sent, name)
+        if sent is None:
+            self._turn.keep(later)
+        turn, id = self._answered(message)
         if turn is None and self._ordered:
             message.set("role", "user", "no call waits for this result, so it is a user's text", "approximate", to="user")
             for name in ("tool_call_id", "name"):
@@ -192,15 +219,15 @@ class Calls:
             message.set("tool_call_id", id, "the id of the call that it answers")
         return turn
 
-    def _answered(self, sent: str | None, name: str | None) -> tuple[Turn | None, str | None]:
-        """The turn and the id of the call that a result answers: by its id; without one by its name, else in the latest turn."""
-        key: _Key = ("id", sent) if sent is not None else ("name", name or "")
+    def _answered(self, result: Object) -> tuple[Turn | None, str | None]:
+        """The turn and the id of the call that a *result* answers: by its id; without one by its name or in the latest turn."""
+        key = _result_key(result)
         turns = self._turns.get(key, [])
         while turns:
             if (id := turns[-1].answer(key)) is not None:
                 return turns[-1], id
             turns.pop()
-        id = self._turn.answer(_ANY) if sent is None else None
+        id = self._turn.answer(_ANY) if key[0] != "id" else None
         return (None, None) if id is None else (self._turn, id)
 
     def _fit(self, key: str) -> str:

@@ -7,7 +7,7 @@ known which call each result answers. Source of the order: mistral-common 1.13.1
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from typing import Any
 
 from msgspec import Raw
@@ -33,6 +33,9 @@ _FOR_JSON = "Give the answer as JSON, in the format that the request asks for."
 
 _FORCING = ("any", "required")
 """Words of ``tool_choice`` that leave no choice (``ToolChoiceEnum`` in mistralai 3.7.0)."""
+
+_RESULT_ROLES = ("tool", "function")
+"""The role of a tool's result, and OpenAI's older name for it."""
 
 _FALSE = Raw(b"false")
 
@@ -73,7 +76,7 @@ class Conversation:
         for index in range(len(messages.items)):
             message = messages.part(index)
             if isinstance(message, Object):
-                role, turn = order.settle(message)
+                role, turn = order.settle(message, index)
                 attachments = self._translate(message, role, judge)
                 if turn is not None:
                     turn.attachments += attachments
@@ -115,20 +118,32 @@ class _Order:
         self._last: Object | None = None
         self._previous = ""
 
-    def settle(self, message: Object) -> tuple[str, Turn | None]:
-        """Gives *message* the role that Mistral has for it at this place. Returns it, and the turn that a result answers."""
+    def settle(self, message: Object, index: int) -> tuple[str, Turn | None]:
+        """Gives message number *index* the role that Mistral has for it there. Returns it, and the turn that a result answers."""
         role = message.text("role") or ""
         if role == "developer":
             message.set("role", role := "system", "Mistral's name for developer", to="system")
         elif role == "function":
             message.set("role", role := "tool", "OpenAI's older name for tool", to="tool")
         if role == "tool":
-            turn = self._calls.result(message)
+            turn = self._calls.result(message, self._results_after(index))
             return ("user" if turn is None and self._ordered else role), turn
         if role == "system" and self._ordered and self._previous in ("assistant", "tool") and message.has("content"):
             reason = f"no system message after one of role {self._previous}"
             message.set("role", role := "user", reason, "approximate", to="user")
         return role, None
+
+    def _results_after(self, index: int) -> Iterator[Object]:
+        """The results behind message number *index*, as far as the next calls; each is closed again."""
+        messages = self._messages
+        for at in range(index + 1, len(messages.items)):
+            message = messages.part(at)
+            calls = isinstance(message, Object) and (message.has("tool_calls") or message.has("function_call"))
+            if isinstance(message, Object) and not calls and message.text("role") in _RESULT_ROLES:
+                yield message
+            messages.close(at)
+            if calls:
+                return
 
     def add(self, message: Object | None, index: int, role: str, turn: Turn | None) -> None:
         """Puts the translated message number *index* in its place, or leaves it out. None: it is no object.
