@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from mistral_filter.dialect.response_calls import FOREIGN_OUTPUTS, call_item, item_type, result_item
+from mistral_filter.dialect.response_calls import FOREIGN_OUTPUTS, call_item, chat_calls, item_type, result_item
 from mistral_filter.dialect.response_items import foreign_item, stored_item
-from mistral_filter.dialect.thoughts import NO_TEXT, NOT_READ, put_first, thinking, thought
+from mistral_filter.dialect.thoughts import NO_TEXT, NOT_READ, THOUGHT_FIELDS, put_first, thinking, thought
+from mistral_filter.dialect.tools import NamesInSpaces
 from mistral_filter.dialect.values import note_rest
 from mistral_filter.errors import Refused
 from mistral_filter.fields import FOREIGN_CALLS, FOREIGN_ITEMS
-from mistral_filter.parts import Array, Object, Opener, Part, Position, encode
+from mistral_filter.parts import MEMBER_BYTES, Array, Object, Opener, Part, Position, encode
 from mistral_filter.rawjson import NULL, Node, as_array
 
 __all__ = ["responses_body"]
@@ -19,15 +20,18 @@ _STATE = ("previous_response_id", "conversation")
 _CALLS = ("function_call", "custom_tool_call")
 _RESULTS = ("function_call_output", "custom_tool_call_output")
 
+_MESSAGE_KEYS = ("role", "content", "tool_calls", "tool_call_id", "name", "refusal", *THOUGHT_FIELDS)
+"""What a message among the items may hold that chat's rules know."""
+
 _CALL_BYTES = 500
 """Memory of one call that has been made of an item."""
 
 
-def responses_body(body: Object, *, reads_reasoning: bool = False) -> None:
+def responses_body(body: Object, *, reads_reasoning: bool, names: NamesInSpaces) -> None:
     """Translates in place: instructions, input and text.format; the rest has chat's names already.
 
-    *reads_reasoning*: the model takes earlier reasoning. Raises Refused for ``previous_response_id`` and ``conversation``: what
-    they refer to is not in the request.
+    *reads_reasoning*: the model takes earlier reasoning. *names*: what functions of namespaces are called. Raises Refused for
+    ``previous_response_id`` and ``conversation``: what they refer to is not in the request.
     """
     if body.has("messages") or "input" not in body.fields:
         return
@@ -35,7 +39,7 @@ def responses_body(body: Object, *, reads_reasoning: bool = False) -> None:
     if text is None and items is None:
         return
     _refuse_state(body)
-    turns = _Turns(body.document, reads_reasoning=reads_reasoning)
+    turns = _Turns(body.document, reads_reasoning=reads_reasoning, names=names)
     if body.has("instructions"):
         turns.add({"role": "system", "content": body.fields["instructions"]}, "instructions")
         body.note("rename", "instructions", "chat's form", to="messages")
@@ -70,10 +74,10 @@ def _refuse_state(body: Object) -> None:
 class _Turns:
     """Items in a row as messages: what an assistant said and called before the first result is one message."""
 
-    def __init__(self, document: Opener, *, reads_reasoning: bool) -> None:
+    def __init__(self, document: Opener, *, reads_reasoning: bool, names: NamesInSpaces) -> None:
         self.messages: list[Any] = []
         self._document = document
-        self._reads_reasoning = reads_reasoning
+        self._reads_reasoning, self._names = reads_reasoning, names
         self._unopened = 0
         """Bytes of memory of the calls so far, which nobody has opened yet."""
         self._thoughts: list[tuple[Any, str]] = []
@@ -137,16 +141,22 @@ class _Turns:
         return [text for text, _ in taken] if of_answer else []
 
     def _message(self, item: Object) -> None:
-        texts = self._take_thoughts(of_answer=item.text("role") == "assistant")
-        note_rest(item, ("type", "role", "content"))
-        message = {key: item.fields[key] for key in ("role", "content") if key in item.fields}
+        answers = item.text("role") == "assistant"
+        texts = self._take_thoughts(of_answer=answers)
+        calls = chat_calls(item) if answers else None
         last = self._last_assistant()
-        if last is None or "tool_calls" not in last.fields or item.text("role") != "assistant":
+        if not answers or last is None or "tool_calls" not in last.fields:
+            note_rest(item, ("type", *_MESSAGE_KEYS))
+            message = {key: item.fields[key] for key in _MESSAGE_KEYS if key in item.fields}
+            self._document.hold(MEMBER_BYTES * len(message), item.path)
             added = self.add(message, item.path)
             if texts:
                 put_first(added, *texts)
             return
+        note_rest(item, ("type", "role", "content", "tool_calls"))
         _append(last, [thinking(text) for text in texts])
+        if calls is not None:
+            self._append_calls(last, calls.items)
         if _says_nothing(item):
             self._document.note("drop", item.path, "an empty text beside calls")
         elif _says_nothing(last):
@@ -157,12 +167,11 @@ class _Turns:
     def _call(self, item: Object, kind: str) -> None:
         used = "arguments" if kind == "function_call" else "input"
         arguments = item.fields.get(used, NULL)
-        function = {
-            "name": item.fields.get("name", NULL),
-            "arguments": arguments if used == "arguments" else {"input": arguments},
-        }
-        self._document.hold(_CALL_BYTES, item.path)
-        self._unopened += _CALL_BYTES
+        name = item.fields.get("name", NULL)
+        if item.has("namespace"):
+            name = self._names.get((item.text("namespace") or "", item.text("name") or ""), name)
+            item.drop("namespace", "chat has no namespaces of tools", "approximate")
+        function = {"name": name, "arguments": arguments if used == "arguments" else {"input": arguments}}
         call = {"id": item.fields.get("call_id", NULL), "type": "function", "function": function}
         note_rest(item, ("type", "call_id", "name", used))
         caller = self._last_assistant()
@@ -170,7 +179,18 @@ class _Turns:
             caller = self.add({"role": "assistant", "content": ""}, item.path)
         assert caller is not None
         _append(caller, [thinking(text) for text in self._take_thoughts()])
-        caller.fields.setdefault("tool_calls", []).append(call)
+        self._append_calls(caller, [call])
+
+    def _append_calls(self, message: Object, calls: list[Any]) -> None:
+        """Puts *calls* behind those of *message*, in a list that nobody has opened."""
+        given = message.fields.get("tool_calls")
+        if type(given) is not list:
+            before = message.array("tool_calls")
+            calls = calls if before is None else [*before.items, *calls]
+            given = message.fields["tool_calls"] = []
+        given += calls
+        self._document.hold(_CALL_BYTES * len(calls), message.path)
+        self._unopened += _CALL_BYTES * len(calls)
 
     def _result(self, item: Object) -> None:
         output = item.fields.get("output", "")

@@ -15,6 +15,7 @@ __all__ = [
     "NOT_READ",
     "NO_TEXT",
     "TEXT_NAMES",
+    "THOUGHT_FIELDS",
     "THOUGHT_TYPES",
     "fed_back",
     "holds_thoughts",
@@ -30,7 +31,7 @@ THOUGHT_TYPES = ("thinking", "reasoning", "reasoning_content", "redacted_thinkin
 TEXT_NAMES = ("text", "summary")
 """The second is a list of texts (an item of OpenAI's Responses API that became a part, as in LangChain's messages)."""
 
-_FIELDS = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
+THOUGHT_FIELDS = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
 """What clients call the reasoning that an earlier answer came with; the first one with text counts. The third (OpenRouter) and
 the last (LiteLLM) are lists of objects."""
 
@@ -80,7 +81,7 @@ def fed_back(message: Object, *, reads: bool) -> Any:
 
     *reads*: the model takes earlier reasoning.
     """
-    given = [name for name in _FIELDS if name in message.fields]
+    given = [name for name in THOUGHT_FIELDS if name in message.fields]
     if not given:
         return None
     used, text, reason = None, None, NOT_READ

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 from msgspec import Raw
 
@@ -9,7 +11,7 @@ from mistral_filter import fields
 from mistral_filter.dialect.values import note_rest
 from mistral_filter.parts import GONE, OBJECT_BYTES, Array, Object, Part
 
-__all__ = ["allowed_tools", "legacy_functions", "tool_choice", "tools", "without_schema_ids"]
+__all__ = ["NamesInSpaces", "allowed_tools", "legacy_functions", "tool_choice", "tools", "without_schema_ids"]
 
 _FUNCTION_KEYS = ("name", "description", "parameters", "strict")
 _SCHEMA_IDS = ("$schema", "$id")
@@ -37,6 +39,11 @@ def _choices() -> tuple[str, ...]:
 
 _CHOICES = _choices()
 
+NamesInSpaces = dict[tuple[str, str], str]
+"""A namespace and the name of a function in it: what the function is called, if not that."""
+
+_NO_SUCH_TOOLS = "Mistral has no tools of this type"
+
 
 def legacy_functions(body: Object) -> None:
     """``functions`` and ``function_call`` (OpenAI, 2023) become ``tools`` and ``tool_choice``."""
@@ -63,11 +70,15 @@ def legacy_functions(body: Object) -> None:
         body.fields["tool_choice"] = {"type": "function", "function": by_name}
 
 
-def tools(body: Object) -> None:
-    """Every tool in Mistral's nested form; kinds that Mistral does not have are dropped, and said so."""
+def tools(body: Object) -> NamesInSpaces:
+    """Every tool in Mistral's nested form; kinds that Mistral does not have are dropped, and said so.
+
+    Functions of a namespace stand behind the other tools. Returns what each of those is called.
+    """
     given = body.array("tools")
     if given is None:
-        return
+        return {}
+    in_spaces: list[tuple[str, Object]] = []
     for index in range(len(given.items)):
         tool = given.part(index)
         if not isinstance(tool, Object):
@@ -75,14 +86,51 @@ def tools(body: Object) -> None:
         kind = tool.text("type")
         if kind in ("function", None):
             _function(tool)
+        elif kind == "namespace":
+            in_spaces += ((tool.text("name") or "", function) for function in _out_of_namespace(tool, given, index))
         elif kind not in _KNOWN:
-            given.drop(index, "Mistral has no tools of this type", "lost")
+            given.drop(index, _NO_SUCH_TOOLS, "lost")
+    given.items += (function for _, function in in_spaces)
     if not given.items:
         body.note("drop", "tools", "an empty list")
     if given.is_empty():
         del body.fields["tools"]  # noted one by one
         if "tool_choice" in body.fields:
             body.drop("tool_choice", "there is no tool to choose")
+    return _distinct(in_spaces, Counter(_name(tool) for tool in _each(given))) if in_spaces else {}
+
+
+def _out_of_namespace(space: Object, given: Array, index: int) -> list[Object]:
+    """The functions of a namespace (the Responses API), number *index* of the tools *given*, which goes."""
+    note_rest(space, ("type", "name", "description", "tools"))
+    functions = []
+    inner = space.array("tools")
+    for number, tool in enumerate(_each(inner)):
+        if isinstance(tool, Object) and tool.text("type") in ("function", None):
+            _function(tool)
+            functions.append(tool)
+        elif inner is not None:
+            inner.drop(number, _NO_SUCH_TOOLS, "lost")
+    if functions:
+        given.take(index, "chat has no namespaces of tools: their functions stand among the others", "approximate", "tools")
+    else:
+        given.drop(index, "a namespace without tools")
+    return functions
+
+
+def _distinct(in_spaces: list[tuple[str, Object]], count: Counter[str | None]) -> NamesInSpaces:
+    """Puts the name of its namespace before a function's where another tool has that too; *count*: how many tools have a name.
+
+    Any other keeps its name, because by that the client finds it when it comes in an answer.
+    """
+    names: NamesInSpaces = {}
+    for space, tool in in_spaces:
+        function = tool.object("function") or tool
+        name = function.text("name")
+        if name and space and count[name] > 1:
+            names[space, name] = f"{space}__{name}"
+            function.set("name", names[space, name], "another tool has this name: its namespace stands before it", "approximate")
+    return names
 
 
 def _function(tool: Object) -> None:
@@ -123,7 +171,7 @@ def tool_choice(body: Object) -> None:
         note_rest(choice, ("type",))
         body.set("tool_choice", kind, "Mistral's form of the same word")
     elif kind not in ("function", None):
-        body.drop("tool_choice", "Mistral has no tools of this type", "lost")
+        body.drop("tool_choice", _NO_SUCH_TOOLS, "lost")
 
 
 def allowed_tools(body: Object, allowed: Object) -> None:

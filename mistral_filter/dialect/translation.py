@@ -73,14 +73,15 @@ class Translation:
         if "reasoning_effort" in accepted or ("reasoning_effort" in body.fields and effort.takes_none(self._model())):
             self._effort(body, "reasoning_effort")
         self._reasons = self._reasons or ("prompt_mode" in accepted and body.text("prompt_mode") == "reasoning")
-        if "input" in body.fields:
-            responses_body(body, reads_reasoning=self._reads_reasoning())
         if "functions" in body.fields or "function_call" in body.fields:
             tools.legacy_functions(body)
+        names: tools.NamesInSpaces = {}
         if "tools" in accepted and ("tools" in body.fields or "tool_choice" in body.fields):
-            tools.tools(body)
+            names = tools.tools(body)
             tools.tool_choice(body)
             self._names.tools(body)
+        if "input" in body.fields:
+            responses_body(body, reads_reasoning=self._reads_reasoning(), names=names)
         if "prediction" in accepted:
             request.prediction(body)
         request.response_format(body)

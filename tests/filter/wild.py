@@ -155,8 +155,14 @@ class Wild:
 
     def _tool(self) -> Json:
         dice = self._dice
-        kind = dice.choice(["function", "function", "custom", "web_search", "document_library", "connector", None])
+        kind = dice.choice(["function", "function", "custom", "web_search", "document_library", "connector", "namespace", None])
         tool: dict[str, Json] = {**({} if kind is None else {"type": kind}), **self._extra()}
+        if kind == "namespace":
+            return {
+                **tool,
+                "name": dice.choice(WORDS),
+                "tools": self._strange(lambda: self._list(lambda: self._strange(self._tool))),
+            }
         function = {"name": "f", "parameters": dice.choice([{}, None, {"$schema": "x", "type": "object"}]), **self._extra()}
         if dice.random() < 0.7:
             tool["function"] = self._strange(lambda: function)
@@ -193,6 +199,8 @@ class Wild:
         message = self._message()
         item = {**(message if isinstance(message, dict) else {}), "type": kind, "call_id": self._dice.choice(WORDS)}
         more = {"name": "f", "arguments": "{}", "output": self._any(), "input": "x"}
+        if self._dice.random() < 0.2:
+            more["namespace"] = self._dice.choice([*WORDS, None])
         if kind == "reasoning":
             more["summary"] = self._list(lambda: {"type": "summary_text", "text": self._dice.choice(WORDS)})
         return self._strange(lambda: {**item, **more})
