@@ -56,6 +56,11 @@ def calls_and_results(count: int) -> str:
     return f'{{"model":"m","messages":[{USER},{CALLS}{numbered(CALL)(count)}]}},{backwards},{USER}]}}'
 
 
+def calls_and_nameless(count: int) -> str:
+    results = ",".join(['{"role":"tool"}'] * count)
+    return f'{{"model":"m","messages":[{USER},{CALLS}{numbered(CALL)(count)}]}},{results}]}}'
+
+
 def turns(count: int) -> str:
     one = f"{USER},{CALLS}{CALL}]}},{RESULT}" + ',{"role":"assistant","content":"A","name":"n","refusal":null}'
     return messages(numbered(one))(count)
@@ -90,6 +95,8 @@ KINDS: dict[str, Callable[[int], str]] = {
     "custom calls": one_message(CALLS, repeated('{"type":"custom","custom":{}}'), "]}"),
     "orphan results": messages(repeated('{"role":"tool","tool_call_id":"x"}')),
     "results without ids": messages(repeated('{"role":"tool"}')),
+    "results without ids behind their calls": calls_and_nameless,
+    "turns with results without ids": messages(numbered(f'{CALLS}{CALL}]}},{{"role":"tool"}},{{"role":"tool","name":"f"}}')),
     "legacy calls": messages(repeated('{"role":"assistant","function_call":{}}')),
     "empty messages": messages(repeated("{}")),
     "empty answers": messages(repeated('{"role":"assistant"}')),
@@ -112,6 +119,8 @@ KINDS: dict[str, Callable[[int], str]] = {
     "lists of parts": one_message('{"role":"user","content":[', repeated("[{}]"), "]}"),
     "functions": field("functions", repeated("{}")),
     "functions with names": field("functions", repeated('{"name":"f"}')),
+    "namespaces": field("tools", numbered('{"type":"namespace","name":"n#","tools":[{"name":"f"}]}')),
+    "tools in a namespace": field("tools", numbered('{"name":"f#"}'), '[{"type":"namespace","name":"n","tools":[%s]}]'),
     "flat tools": field("tools", repeated('{"name":"f"}')),
     "empty tools": field("tools", repeated("{}")),
     "unknown tools": field("tools", repeated('{"type":"x"}')),
@@ -126,6 +135,7 @@ KINDS: dict[str, Callable[[int], str]] = {
     "items": lambda count: f'{{"model":"m","input":[{repeated("{}")(count)}]}}',
     "items of unknown types": lambda count: f'{{"model":"m","input":[{repeated(UNKNOWN)(count)}]}}',
     "calls and results as items": lambda count: f'{{"model":"m","input":[{numbered(ITEM)(count)},{numbered(DONE)(count)}]}}',
+    "calls of chat as items": lambda count: f'{{"model":"m","input":[{numbered(f"{CALLS}{CALL}]}}")(count)}]}}',
     "texts beside a call as items": lambda count: f'{{"model":"m","input":[{ITEM},{repeated(TEXT)(count)},{DONE}]}}',
     "half emoji": one_message('{"role":"user","content":"', lambda count: "\\ud83d" * count, '"}'),
     "escapes beside half an emoji": one_message('{"role":"user","content":"\\ud83d', lambda count: "\\n" * count, '"}'),
