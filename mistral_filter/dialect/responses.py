@@ -212,11 +212,13 @@ def _says_nothing(message: Object) -> bool:
 
 
 def _append(message: Object, parts: list[Any]) -> None:
-    """Puts *parts* behind what *message* says."""
-    if parts and _says_nothing(message):
-        message.fields["content"] = parts
-    elif parts:
-        message.fields["content"] = [*_as_parts(message.fields["content"]), *parts]
+    """Puts *parts* behind what *message* says: there may be thousands, so its content is one list that grows."""
+    if not parts:
+        return
+    content = message.fields.get("content")
+    if type(content) is not list:
+        content = message.fields["content"] = [] if _says_nothing(message) else _as_parts(content)
+    content += parts
 
 
 def _as_parts(content: Any) -> list[Any]:
