@@ -122,7 +122,10 @@ class Judge:
         """The reason for leaving out a field that the API knows, and the loss: a *value* that it refuses is one anyway."""
         if self._repair and value == NULL and _refuses_null(field.known):
             return _NO_NULL, "none"
-        repair = repair_value(name, value, field.known) if self._repair and isinstance(field.known, Value) else None
+        known = field.known
+        repair = None
+        if self._repair and isinstance(known, Value) and known is not SET and known.high is None:  # others are clamped, and stay
+            repair = repair_value(name, value, known)
         if repair is not None and repair.value is GONE:
             return repair.reason, repair.loss
         return reason_and_loss(name, value, field.reason)
