@@ -122,7 +122,7 @@ class _Synchronous(Flask):
         """No route here has a host, and none is built from one: that of the request need not be parsed."""
         if request is None:
             return super().create_url_adapter(request)
-        return self.url_map.bind("localhost", request.root_path, path_info=request.path, default_method=request.method)
+        return MapAdapter(self.url_map, "localhost", request.root_path, "", "http", request.path, request.method)
 
 
 def _upstream(name: str, base: str, settings: Settings) -> Upstream:
@@ -174,7 +174,7 @@ def _preflight() -> Response | None:
 
 def _allow_any_origin(response: Response) -> Response:
     """Adds what is the same for every response but a preflight; flask-cors leaves a response alone that has it."""
-    if request.method != "OPTIONS" and "Access-Control-Allow-Origin" not in response.headers:
+    if request.method != "OPTIONS":
         response.headers.add("Access-Control-Allow-Origin", "*")
         response.headers.add("Access-Control-Expose-Headers", _EXPOSED)
     return response

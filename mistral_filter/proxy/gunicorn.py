@@ -72,6 +72,18 @@ class Response(wsgi.Response):  # type: ignore[misc]
             sockets.send_all(self.sock, data)
 
 
+class _Errors(wsgi.WSGIErrorsWrapper):  # type: ignore[misc]
+    """``wsgi.errors``. gunicorn's looks for the streams of its log at every request, this one when something is written."""
+
+    def __init__(self, cfg: Any) -> None:
+        self._cfg = cfg
+
+    def write(self, data: str) -> None:
+        """Writes *data* to the streams of the error log."""
+        super().__init__(self._cfg)
+        super().write(data)
+
+
 @lru_cache(maxsize=2)
 def _date(second: int) -> str:
     return str(util.http_date(second))
@@ -320,3 +332,4 @@ def _write_error(sock: Any, status: int, _reason: str, _quoted: str) -> None:
 
 
 util.write_error = _write_error
+wsgi.WSGIErrorsWrapper = _Errors

@@ -49,10 +49,17 @@ class UpstreamRequest(requests.PreparedRequest):
 
 
 class Answer(requests.Response):
-    """An answer whose body has not been read: ``raw`` is the Body, ``head`` the fields in order and as they were written."""
+    """An answer whose body has not been read: ``raw`` is the Body, ``head`` the fields in order and as they were written.
+
+    It has these and ``status_code`` and ``reason`` only. The cookie jar and the dictionary of headers that requests makes for each
+    of its responses cost more than sending one, and nobody here asks for them.
+    """
 
     head: Head
     raw: Body
+
+    def __init__(self, head: Head, body: Body) -> None:
+        self.status_code, self.reason, self.head, self.raw = head.status, head.reason, head, body
 
 
 class TransportError(requests.ConnectionError):
@@ -156,10 +163,7 @@ class Transport(BaseAdapter):
             raise
         if upload:  # the upstream may have answered before it had all of it
             head = head._replace(closes=True)
-        answer = Answer()
-        answer.status_code, answer.reason, answer.head = head.status, head.reason, head
-        answer.raw = Body(wire, head, self._put)
-        return answer
+        return Answer(head, Body(wire, head, self._put))
 
     def _head(self, method: str, request: UpstreamRequest, chunked: bool) -> bytes:
         through = self._proxy_authorization() if self._target_start == 0 and self._proxy else ""
