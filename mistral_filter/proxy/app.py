@@ -174,7 +174,7 @@ def _preflight() -> Response | None:
 
 def _allow_any_origin(response: Response) -> Response:
     """Adds what is the same for every response but a preflight; flask-cors leaves a response alone that has it."""
-    if request.method != "OPTIONS":
+    if request.method != "OPTIONS" and "Access-Control-Allow-Origin" not in response.headers:
         response.headers.add("Access-Control-Allow-Origin", "*")
         response.headers.add("Access-Control-Expose-Headers", _EXPOSED)
     return response

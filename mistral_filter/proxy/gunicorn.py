@@ -21,7 +21,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
-from gevent import GreenletExit, get_hub
+from gevent import GreenletExit, get_hub, getcurrent
 from gunicorn import glogging, util
 from gunicorn.http import wsgi
 from gunicorn.http.body import Body, LengthReader
@@ -44,6 +44,16 @@ class Response(wsgi.Response):  # type: ignore[misc]
     """gunicorn's response with as few writes as possible: the head and the first piece together, each piece with its framing."""
 
     headers_sent: bool
+
+    def process_headers(self, headers: list[tuple[str, str]]) -> None:
+        """Takes *headers* as gunicorn does: one look at all values, and what is known of each name; by itself if one is unusual."""
+        if wsgi.HEADER_VALUE_RE.fullmatch("".join([value for _, value in headers])) and all([_is_plain(name) for name, _ in headers]):
+            self.headers += [(name, value.strip(" \t")) for name, value in headers]
+            for name, value in headers:
+                if len(name) == len("content-length") and name.lower() == "content-length":
+                    self.response_length = int(value)
+        else:
+            super().process_headers(headers)
 
     def write(self, arg: bytes) -> None:
         """Sends a piece; an empty one sends the head, if that has not gone out."""
@@ -70,6 +80,12 @@ class Response(wsgi.Response):  # type: ignore[misc]
             data = "".join(lines).encode("latin-1") + data
         if data:
             sockets.send_all(self.sock, data)
+
+
+@lru_cache(maxsize=256)
+def _is_plain(name: str) -> bool:
+    """Whether *name* is a valid field name, and not that of a hop-by-hop field."""
+    return wsgi.TOKEN_RE.fullmatch(name) is not None and not util.is_hoppish(name)
 
 
 class _Errors(wsgi.WSGIErrorsWrapper):  # type: ignore[misc]
@@ -128,17 +144,52 @@ class _LengthInput:
         return data
 
 
+class _Late(BaseException):
+    """The next request of a connection did not come in time."""
+
+
+class _RequestTimeouts:
+    """Bounds the waits for the next requests of all connections by one timer; a context manager for any number of greenlets.
+
+    Of each wait, a timer of its own would be the largest cost. A wait ends a second late at most.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._until: dict[Any, float] = {}
+        self._timer = get_hub().loop.timer(1.0, repeat=1.0)
+        self._timer.start(self._end_late_waits)
+
+    def __enter__(self) -> None:
+        self._until[getcurrent()] = time.monotonic() + self._seconds
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
+        del self._until[getcurrent()]
+        return kind is _Late
+
+    def _end_late_waits(self) -> None:
+        now = time.monotonic()
+        for greenlet in [greenlet for greenlet, until in self._until.items() if until < now]:
+            greenlet.throw(_Late)
+
+
 class Worker(GeventWorker):  # type: ignore[misc]
     """gunicorn's worker for gevent: thousands of waiting streams cost it little, and a slow one holds up no other.
 
-    It differs in how it reads bodies, how it writes, and how often it quits.
+    It differs in how it reads bodies, how it writes, how it waits for requests, and how often it quits.
     """
 
     alive: bool
     quitting = False
+    request_timeouts: _RequestTimeouts
+
+    def timeout_ctx(self) -> _RequestTimeouts:
+        """Bounds the wait for the next request of a connection."""
+        return self.request_timeouts
 
     def run(self) -> None:
         """Serves until the worker is told to stop."""
+        self.request_timeouts = _RequestTimeouts(self.cfg.keepalive)
         hub = get_hub()
         usual, said = hub.handle_error, -_ACCEPT_WARNING_SECONDS
 
