@@ -299,6 +299,7 @@ def on_starting(server: Any) -> None:
 
     Misspelt variables are named here, so that each worker need not.
     """
+    gc.set_threshold(*_GC_THRESHOLDS)  # here: the workers inherit it, and start the sooner
     for sentence in settings.new_warnings():
         server.log.warning("%s", sentence)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -337,7 +338,6 @@ def post_worker_init(worker: Any) -> None:
     logging.logThreads = logging.logMultiprocessing = False
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_ARENA_MAX, 1)
