@@ -46,14 +46,19 @@ class Response(wsgi.Response):  # type: ignore[misc]
     headers_sent: bool
 
     def process_headers(self, headers: list[tuple[str, str]]) -> None:
-        """Takes *headers* as gunicorn does: one look at all values, and what is known of each name; by itself if one is unusual."""
-        if wsgi.HEADER_VALUE_RE.fullmatch("".join([value for _, value in headers])) and all([_is_plain(name) for name, _ in headers]):
-            self.headers += [(name, value.strip(" \t")) for name, value in headers]
-            for name, value in headers:
-                if len(name) == len("content-length") and name.lower() == "content-length":
-                    self.response_length = int(value)
-        else:
+        """Takes *headers* by gunicorn's rules, with one look at all values and what is known of each name.
+
+        Where that is not enough, gunicorn looks at each header, and raises what it raises.
+        """
+        names, values = zip(*headers, strict=True) if headers else ((), ())
+        short = len("".join(names)) <= _LONGEST_NAMES  # what is remembered has a bound
+        if not (short and all(map(_is_plain, names)) and wsgi.HEADER_VALUE_RE.fullmatch("".join(values))):
             super().process_headers(headers)
+            return
+        for name, value in headers:
+            if len(name) == _LENGTH and name.lower() == "content-length":
+                self.response_length = int(value)
+            self.headers.append((name, value.strip(" \t")))
 
     def write(self, arg: bytes) -> None:
         """Sends a piece; an empty one sends the head, if that has not gone out."""
@@ -80,6 +85,11 @@ class Response(wsgi.Response):  # type: ignore[misc]
             data = "".join(lines).encode("latin-1") + data
         if data:
             sockets.send_all(self.sock, data)
+
+
+_LENGTH = len("content-length")
+_LONGEST_NAMES = 4096
+"""Characters of all names of a response's headers."""
 
 
 @lru_cache(maxsize=256)

@@ -154,7 +154,8 @@ class _StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Writes *record*; before it, the number of lines that were dropped since the last one."""
         lock = _writer.lock
-        if not (lock.acquire(blocking=False) or lock.acquire(timeout=_LOCK_SECONDS)):  # a signal's handler that interrupted a line waits for itself
+        # a signal's handler that interrupted a line waits for itself
+        if not (lock.acquire(blocking=False) or lock.acquire(timeout=_LOCK_SECONDS)):
             _writer.dropped += 1
             _writer.untold += 1
             return

@@ -31,7 +31,7 @@ from mistral_filter.proxy.upstream.wire import Wire
 
 __all__ = ["Answer", "Transport", "TransportError", "UpstreamRequest"]
 
-_REST_SECONDS = 0.03
+_REST_SECONDS = 0.01
 _KEPT, _KEPT_SECONDS = 1, 20.0
 _IDLE_SECONDS = 0.75
 _MOST_IDLE = 500
@@ -51,8 +51,8 @@ class UpstreamRequest(requests.PreparedRequest):
 class Answer(requests.Response):
     """An answer whose body has not been read: ``raw`` is the Body, ``head`` the fields in order and as they were written.
 
-    It has these and ``status_code`` and ``reason`` only. The cookie jar and the dictionary of headers that requests makes for each
-    of its responses cost more than sending one, and nobody here asks for them.
+    It has these, ``status_code`` and ``reason`` only: the cookie jar and the dictionary of headers that requests makes for each
+    response cost as much as sending one, and are not used here.
     """
 
     head: Head
