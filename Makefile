@@ -19,7 +19,7 @@ test: $(VENV)/.tests
 drift:
 	@test -d $(VENV)-drift || $(PYTHON) -m venv $(VENV)-drift
 	@$(VENV)-drift/bin/pip install --quiet --upgrade mistralai msgspec
-	@PYTHONPATH=. $(VENV)-drift/bin/python tests/drift.py
+	@PYTHONPATH=. $(VENV)-drift/bin/python tests/tools/drift.py
 
 clean:
 	rm -rf $(VENV) $(VENV)-drift

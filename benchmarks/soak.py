@@ -24,7 +24,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
+sys.path[:0] = [str(ROOT / "tests/tools"), str(ROOT)]
 
 from servers import Answer, BadFraming, Gunicorn, ask, build_request, connect, eventually, read_response  # noqa: E402
 from tls import cut  # noqa: E402

@@ -169,8 +169,8 @@ def test_the_translations_are_as_documented(example: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_clients_are_those_of_the_page(language: str) -> None:
-    """docs/clients.md is what tests/render_clients.py writes."""
-    assert CLIENT_DOCUMENTS[language].read_text("utf-8") == render(language), "run: python tests/render_clients.py"
+    """docs/clients.md is what tests/tools/render_clients.py writes."""
+    assert CLIENT_DOCUMENTS[language].read_text("utf-8") == render(language), "run: python tests/tools/render_clients.py"
 
 
 def test_the_bounds_are_documented() -> None:

@@ -1,7 +1,7 @@
 """Runs clients that are too large for every test run, through gunicorn to the stand-in.
 
-``PYTHONPATH=tests python tests/clients/run.py [CLIENT ...]`` in the folder and the environment of ``make test``. The clients are
-``python`` (openai-agents, pydantic-ai, LangChain), ``agents`` (openai-agents for Node) and ``codex`` (Codex CLI, which also runs
+``PYTHONPATH=tests/tools python tests/clients/run.py [CLIENT ...]`` in the folder and environment of ``make test``. The clients
+are ``python`` (openai-agents, pydantic-ai, LangChain), ``agents`` (openai-agents for Node), ``codex`` (Codex CLI, which also runs
 one harmless shell command); all of them where none is named. Each is installed in its newest version under ``--cache`` (a folder
 of its own in the temporary directory), which needs the network, Node and npm. Exit status 1 if a client failed.
 """

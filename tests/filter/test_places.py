@@ -18,7 +18,7 @@ from mistral_filter.places import Place, locate_changes, read_path
 
 RULES = [
     json.loads(line)
-    for file in sorted((Path(__file__).parent / "filter" / "rules").glob("*.jsonl"))
+    for file in sorted((Path(__file__).parent / "rules").glob("*.jsonl"))
     for line in file.read_text("utf-8").split("\n")
     if line
 ]

@@ -1,4 +1,4 @@
-"""Compare the tables of ``mistral_filter.fields`` with the installed SDK, names and words: ``python tests/drift.py``.
+"""Compare the tables of ``mistral_filter.fields`` with the installed SDK, names and words: ``python tests/tools/drift.py``.
 
 Mistral's list of fields moves (``min_tokens`` left chat in 2024 and came back in SDK 3.2), and a table that lags throws away
 what a caller has asked for. Exit status 1 and a line for each difference that EXCEPTIONS does not explain; 0 when there is

@@ -22,7 +22,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 DEADLINE = 10.0
 """Seconds that a wait may take before the test fails."""
 

@@ -17,7 +17,7 @@ import pytest
 from mistral_filter.proxy.cors import origin_patterns
 from mistral_filter.proxy.settings import SETTINGS, SettingError, Settings, from_environment, misspelt_variables, new_warnings
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 DEFAULTS: dict[str, Any] = {
     "upstream": "https://api.mistral.ai",

@@ -722,7 +722,7 @@ def test_a_chunk_without_a_choice_begins_none() -> None:
 
 def field_case(name: str) -> bytes:
     """The stream of a public report, as it was filed; see ``proxy/field_answers.jsonl``."""
-    lines = (Path(__file__).parent / "proxy" / "field_answers.jsonl").read_text().splitlines()
+    lines = (Path(__file__).parent / "field_answers.jsonl").read_text().splitlines()
     return next(case["body"] for case in map(json.loads, lines) if case["id"] == name).encode()
 
 

@@ -1,4 +1,4 @@
-"""``python tests/render_clients.py``: writes docs/clients.md and docs/clients.zh-CN.md from the clients of the page."""
+"""``python tests/tools/render_clients.py``: writes docs/clients.md and docs/clients.zh-CN.md from the clients of the page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "mistral_filter" / "proxy" / "page"
 BASE = "https://YOUR-HOST/v1"
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-FOLDER = Path(__file__).parent / "records"
+FOLDER = Path(__file__).parent.parent / "records"
 NATIVE = ("ai-sdk5-mistral", "langchain-mistralai", "llama-index-mistralai", "mistralai-js", "mistralai-python")
 """The clients written for Mistral: what they send is accepted as it is."""
 
