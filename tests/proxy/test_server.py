@@ -9,12 +9,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from flask import Flask
 from gunicorn.config import Config
 from gunicorn.http import wsgi
 from servers import Gunicorn, ask
 from upstream import ScriptedUpstream, chain, json_answer, stall
 
+from mistral_filter.flask import init_app
+from mistral_filter.proxy.call import Call
 from mistral_filter.proxy.gunicorn import Response
+from mistral_filter.proxy.upstream import Upstream
+from mistral_filter.proxy.view import create_blueprint
 
 KEEP_ALIVE = 1
 
@@ -91,3 +96,25 @@ def test_a_request_may_take_longer_than_a_connection_may_be_idle(
     upstream.script = chain(stall(KEEP_ALIVE + 2.5), json_answer({"id": "1"}))
     response = ask(server.port, "POST", "/v1/chat/completions", {"model": "m", "messages": []})
     assert (response.status, response.complete) == (200, True)
+
+
+def test_what_a_host_asks_for_is_called_when_the_response_is_closed(
+    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a host's app without Calls, the call ends with the response, and so does what the host's ``call_on_close`` names."""
+    seen: list[str] = []
+    monkeypatch.setattr(Call, "close", lambda call: seen.append("call"))
+    app = Flask("host")
+    app.register_blueprint(create_blueprint({"": Upstream(upstream.url)}))
+
+    @app.after_request
+    def note(response: Any) -> Any:
+        response.call_on_close(lambda: seen.append("host"))
+        return response
+
+    upstream.script = json_answer({"id": "1"})
+    response = init_app(app).test_client().post("/v1/chat/completions", json={"model": "m", "messages": []}, buffered=False)
+    assert not seen
+    assert response.data == b'{"id": "1"}'
+    response.close()
+    assert seen == ["call", "host"]
