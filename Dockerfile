@@ -5,6 +5,7 @@ WORKDIR /app
 COPY requirements.txt .
 RUN pip install --no-cache-dir --disable-pip-version-check -r requirements.txt
 COPY mistral_filter ./mistral_filter
+RUN python -m compileall -q mistral_filter
 
 # An account without rights or files.
 USER 65534:65534

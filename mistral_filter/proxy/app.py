@@ -122,7 +122,7 @@ class _Synchronous(Flask):
         """No route here has a host, and none is built from one: that of the request need not be parsed."""
         if request is None:
             return super().create_url_adapter(request)
-        return self.url_map.bind("localhost", request.root_path, path_info=request.path, default_method=request.method)
+        return MapAdapter(self.url_map, "localhost", request.root_path, "", "http", request.path, request.method)
 
 
 def _upstream(name: str, base: str, settings: Settings) -> Upstream:

@@ -95,7 +95,8 @@ class Forwarder:
         try:
             call.take_place()
             response = self._forward(upstream, key, target, environ, call)
-            response.headers.extend(_timing(call))
+            if call.waited:
+                response.headers.extend(_timing(call))
         except BaseException as error:
             if isinstance(error, MistralFilterError):
                 error.headers = (*error.headers, *_timing(call))

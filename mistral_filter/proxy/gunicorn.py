@@ -21,7 +21,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
-from gevent import GreenletExit, get_hub
+from gevent import GreenletExit, get_hub, getcurrent
 from gunicorn import glogging, util
 from gunicorn.http import wsgi
 from gunicorn.http.body import Body, LengthReader
@@ -44,6 +44,21 @@ class Response(wsgi.Response):  # type: ignore[misc]
     """gunicorn's response with as few writes as possible: the head and the first piece together, each piece with its framing."""
 
     headers_sent: bool
+
+    def process_headers(self, headers: list[tuple[str, str]]) -> None:
+        """Takes *headers* by gunicorn's rules, with one look at all values and what is known of each name.
+
+        Where that is not enough, gunicorn looks at each header, and raises what it raises.
+        """
+        names, values = zip(*headers, strict=True) if headers else ((), ())
+        short = len("".join(names)) <= _LONGEST_NAMES  # what is remembered has a bound
+        if not (short and all(map(_is_plain, names)) and wsgi.HEADER_VALUE_RE.fullmatch("".join(values))):
+            super().process_headers(headers)
+            return
+        for name, value in headers:
+            if len(name) == _LENGTH and name.lower() == "content-length":
+                self.response_length = int(value)
+            self.headers.append((name, value.strip(" \t")))
 
     def write(self, arg: bytes) -> None:
         """Sends a piece; an empty one sends the head, if that has not gone out."""
@@ -70,6 +85,29 @@ class Response(wsgi.Response):  # type: ignore[misc]
             data = "".join(lines).encode("latin-1") + data
         if data:
             sockets.send_all(self.sock, data)
+
+
+_LENGTH = len("content-length")
+_LONGEST_NAMES = 4096
+"""Characters of all names of a response's headers."""
+
+
+@lru_cache(maxsize=256)
+def _is_plain(name: str) -> bool:
+    """Whether *name* is a valid field name, and not that of a hop-by-hop field."""
+    return wsgi.TOKEN_RE.fullmatch(name) is not None and not util.is_hoppish(name)
+
+
+class _Errors(wsgi.WSGIErrorsWrapper):  # type: ignore[misc]
+    """``wsgi.errors``. gunicorn's looks for the streams of its log at every request, this one when something is written."""
+
+    def __init__(self, cfg: Any) -> None:
+        self._cfg = cfg
+
+    def write(self, data: str) -> None:
+        """Writes *data* to the streams of the error log."""
+        super().__init__(self._cfg)
+        super().write(data)
 
 
 @lru_cache(maxsize=2)
@@ -116,17 +154,52 @@ class _LengthInput:
         return data
 
 
+class _Late(BaseException):
+    """The next request of a connection did not come in time."""
+
+
+class _RequestTimeouts:
+    """Bounds the waits for the next requests of all connections by one timer; a context manager for any number of greenlets.
+
+    Of each wait, a timer of its own would be the largest cost. A wait ends a second late at most.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._until: dict[Any, float] = {}
+        self._timer = get_hub().loop.timer(1.0, repeat=1.0)
+        self._timer.start(self._end_late_waits)
+
+    def __enter__(self) -> None:
+        self._until[getcurrent()] = time.monotonic() + self._seconds
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
+        del self._until[getcurrent()]
+        return kind is _Late
+
+    def _end_late_waits(self) -> None:
+        now = time.monotonic()
+        for greenlet in [greenlet for greenlet, until in self._until.items() if until < now]:
+            greenlet.throw(_Late)
+
+
 class Worker(GeventWorker):  # type: ignore[misc]
     """gunicorn's worker for gevent: thousands of waiting streams cost it little, and a slow one holds up no other.
 
-    It differs in how it reads bodies, how it writes, and how often it quits.
+    It differs in how it reads bodies, how it writes, how it waits for requests, and how often it quits.
     """
 
     alive: bool
     quitting = False
+    request_timeouts: _RequestTimeouts
+
+    def timeout_ctx(self) -> _RequestTimeouts:
+        """Bounds the wait for the next request of a connection."""
+        return self.request_timeouts
 
     def run(self) -> None:
         """Serves until the worker is told to stop."""
+        self.request_timeouts = _RequestTimeouts(self.cfg.keepalive)
         hub = get_hub()
         usual, said = hub.handle_error, -_ACCEPT_WARNING_SECONDS
 
@@ -236,6 +309,7 @@ def on_starting(server: Any) -> None:
 
     Misspelt variables are named here, so that each worker need not.
     """
+    gc.set_threshold(*_GC_THRESHOLDS)  # here: the workers inherit it, and start the sooner
     for sentence in settings.new_warnings():
         server.log.warning("%s", sentence)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -274,7 +348,6 @@ def post_worker_init(worker: Any) -> None:
     logging.logThreads = logging.logMultiprocessing = False
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_ARENA_MAX, 1)
@@ -320,3 +393,4 @@ def _write_error(sock: Any, status: int, _reason: str, _quoted: str) -> None:
 
 
 util.write_error = _write_error
+wsgi.WSGIErrorsWrapper = _Errors

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
@@ -116,12 +118,27 @@ class RequestLog:
             level = logging.DEBUG if path in ("/health", "/healthz") else logging.INFO
             if self._observe is not None or _log.isEnabledFor(level):
                 record = _record(ended, path, endpoint)
-                if _log.isEnabledFor(level):  # without asking which line of code logs: it is always this one
-                    _log.handle(_log.makeRecord(_log.name, level, __file__, 0, record, (), None))
+                if _log.isEnabledFor(level):
+                    _log.handle(_log_record(level, record))
                 if self._observe is not None:
                     self._observe(record)
         except Exception as error:
             logging.getLogger("mistral_filter").error("a request could not be logged: %s", type(error).__name__)
+
+
+def _log_record(level: int, message: Record) -> logging.LogRecord:
+    """What logging makes of *message*. All but the message and the time is the same for each line, and is asked for once."""
+    template = _template(level, os.getpid())
+    made, now = logging.LogRecord.__new__(logging.LogRecord), time.time()
+    vars(made).update(vars(template))
+    made.msg, made.created, made.msecs = message, now, now % 1 * 1000
+    made.relativeCreated = template.relativeCreated + (now - template.created) * 1000
+    return made
+
+
+@lru_cache(maxsize=4)
+def _template(level: int, _process: int) -> logging.LogRecord:
+    return logging.LogRecord(_log.name, level, __file__, 0, "", (), None)
 
 
 def _record(ended: Ended, path: str, endpoint: str) -> Record:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flask import Response
 from werkzeug.datastructures import Headers
@@ -177,9 +177,24 @@ def _response(reply: Reply, body: bytes | Iterator[bytes], instead: dict[str, st
 
 
 class _PassedOn(Response):
-    """Its headers go out unchanged: werkzeug would parse a Location, which may be none, and make up a length for HEAD."""
+    """Its headers go out unchanged: werkzeug would parse a Location, which may be none, and make up a length for HEAD.
+
+    Its body is given to the server as it is: werkzeug would put two iterators around it, which cost more than a piece does.
+    """
 
     default_mimetype = None  # an upstream that names no type may have none
+    has_callbacks = False
+
+    def call_on_close(self, func: Callable[[], Any]) -> Callable[[], Any]:
+        """Calls *func* when the response is closed; werkzeug's iterator does that."""
+        self.has_callbacks = True
+        return super().call_on_close(func)
+
+    def get_app_iter(self, environ: WSGIEnvironment) -> Iterable[bytes]:
+        """The pieces of the body."""
+        if self.has_callbacks or environ["REQUEST_METHOD"] == "HEAD" or self.status_code in (204, 304):
+            return super().get_app_iter(environ)
+        return self.response  # type: ignore[return-value]  # all of them are bytes
 
     def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
         """The headers."""

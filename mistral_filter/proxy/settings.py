@@ -13,6 +13,7 @@ import ssl
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -331,6 +332,7 @@ def new_warnings() -> list[str]:
 # --------------------------------------------------------------------------------- what the server and the platform set
 
 
+@cache
 def script_name() -> str:
     """The path below which the application is mounted, gunicorn's own variable."""
     return os.environ.get("SCRIPT_NAME", "")

@@ -153,7 +153,9 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes *record*; before it, the number of lines that were dropped since the last one."""
-        if not _writer.lock.acquire(timeout=_LOCK_SECONDS):  # a signal's handler that interrupted a line waits for itself
+        lock = _writer.lock
+        # a signal's handler that interrupted a line waits for itself
+        if not (lock.acquire(blocking=False) or lock.acquire(timeout=_LOCK_SECONDS)):
             _writer.dropped += 1
             _writer.untold += 1
             return
@@ -165,7 +167,7 @@ class _StderrHandler(logging.Handler):
                 _writer.dropped += 1
                 _writer.untold += 1
         finally:
-            _writer.lock.release()
+            lock.release()
 
     def _line(self, record: logging.LogRecord) -> str:
         try:

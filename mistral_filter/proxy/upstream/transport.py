@@ -31,7 +31,7 @@ from mistral_filter.proxy.upstream.wire import Wire
 
 __all__ = ["Answer", "Transport", "TransportError", "UpstreamRequest"]
 
-_REST_SECONDS = 0.03
+_REST_SECONDS = 0.01
 _KEPT, _KEPT_SECONDS = 1, 20.0
 _IDLE_SECONDS = 0.75
 _MOST_IDLE = 500
@@ -49,10 +49,17 @@ class UpstreamRequest(requests.PreparedRequest):
 
 
 class Answer(requests.Response):
-    """An answer whose body has not been read: ``raw`` is the Body, ``head`` the fields in order and as they were written."""
+    """An answer whose body has not been read: ``raw`` is the Body, ``head`` the fields in order and as they were written.
+
+    It has these, ``status_code`` and ``reason`` only: the cookie jar and the dictionary of headers that requests makes for each
+    response cost as much as sending one, and are not used here.
+    """
 
     head: Head
     raw: Body
+
+    def __init__(self, head: Head, body: Body) -> None:
+        self.status_code, self.reason, self.head, self.raw = head.status, head.reason, head, body
 
 
 class TransportError(requests.ConnectionError):
@@ -156,10 +163,7 @@ class Transport(BaseAdapter):
             raise
         if upload:  # the upstream may have answered before it had all of it
             head = head._replace(closes=True)
-        answer = Answer()
-        answer.status_code, answer.reason, answer.head = head.status, head.reason, head
-        answer.raw = Body(wire, head, self._put)
-        return answer
+        return Answer(head, Body(wire, head, self._put))
 
     def _head(self, method: str, request: UpstreamRequest, chunked: bool) -> bytes:
         through = self._proxy_authorization() if self._target_start == 0 and self._proxy else ""

@@ -129,10 +129,11 @@ class Wire:
         finally:
             self.sock.settimeout(None)
 
-    def receive(self, seconds: float | None = None) -> bytes:
+    def receive(self, seconds: float | None = None, *, ready: bool = False) -> bytes:
         """The next bytes, once there are some; ``b""`` at the end of the connection.
 
-        Raises TimeoutError after *seconds*, if given; the reading can go on then. Raises Broken, or what the call was ended for.
+        *ready*: something has come, so that there is no need to wait. Raises TimeoutError after *seconds*, if given; the reading
+        can go on then. Raises Broken, or what the call was ended for.
         """
         call = self._call
         assert call is not None
@@ -141,7 +142,8 @@ class Wire:
         call.waits_for_upstream(self._until)
         try:
             if seconds is None:
-                self._wait()
+                if not ready:
+                    self._wait()
                 data: bytes = self.sock.recv(_PIECE)
             else:
                 self.sock.settimeout(seconds)
@@ -247,7 +249,8 @@ class Wire:
     def _take_head(self) -> str:
         data: bytes | bytearray = self.buffer
         searched = 0
-        if self.used and not data and self._secure and self._ends_below_tls() and self._closed_unheard():
+        ready = self.used and not data and self._secure
+        if ready and self._ends_below_tls() and self._closed_unheard():
             raise Stale
         while (end := HEAD_END.search(data, searched)) is None:
             if len(data) > _MAX_HEAD or data.startswith((b"\n", b"\r\n")):
@@ -255,9 +258,10 @@ class Wire:
             searched = max(0, len(data) - 2)
             more, reset = b"", False
             try:
-                more = self.receive()
+                more = self.receive(ready=ready)
             except Broken as error:
                 reset = error.reset
+            ready = False
             if not more:
                 if self.used and not data and (self._unsent or (not reset and self._closed_unheard())):
                     raise Stale
