@@ -16,7 +16,7 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
-from servers import DEADLINE, BadFraming, Gunicorn, Probe, Response, ask, build_request, connect, eventually, read_response
+from servers import BadFraming, Gunicorn, Probe, Response, ask, build_request, connect, eventually, read_response
 from upstream import Exchange, Script, ScriptedUpstream, early, json_answer, no_reply, reset, sse
 
 CHAT = "/v1/chat/completions"
@@ -187,7 +187,7 @@ def test_nothing_of_a_request_outlives_it(leaky: Gunicorn, upstream: ScriptedUps
     with ThreadPoolExecutor(4 if name in SLOW else 1) as pool:
         list(pool.map(run, [leaky.port] * 8))
     # 80 MB went in. Less than half of it is what malloc may keep of what was freed.
-    eventually(lambda: leaky.rss() < before + 40 * MEGABYTE, f"the memory ({before}, {leaky.rss()})", 5)
+    eventually(lambda: leaky.rss() < before + 40 * MEGABYTE, f"the memory ({before}, {leaky.rss()})")
     upstream.script = json_answer({})
     assert ask(leaky.port, "POST", CHAT, chat(), [KEY]).status == 200
 
@@ -226,7 +226,7 @@ def test_no_text_of_a_caller_is_kept(gunicorn_server: Start, upstream: ScriptedU
     run(range(3))
     before = server.rss()
     run(range(3, 19))
-    eventually(lambda: server.rss() < before + 40 * MEGABYTE, f"the memory ({before}, {server.rss()})", 5)
+    eventually(lambda: server.rss() < before + 40 * MEGABYTE, f"the memory ({before}, {server.rss()})")
 
 
 # -------------------------------------------------------------------------------------------- half-sent and waiting bodies
@@ -235,36 +235,35 @@ def test_no_text_of_a_caller_is_kept(gunicorn_server: Start, upstream: ScriptedU
 def test_half_sent_bodies_are_bounded(gunicorn_server: Start, upstream: ScriptedUpstream) -> None:
     """M6: thirty clients send 15 of 20 MB and stop: a few are held, the others refused; those get their 408 early.
 
-    Meanwhile small requests are served, and after the 408s a large one is.
+    Early is long before the body timeout, which is an hour here. While they are held small requests are served, and after the
+    408s a large one is.
     """
-    server = gunicorn_server(WEB_CONCURRENCY=1, CASE="half-sent")  # its own: the memory is measured from the start
+    server = gunicorn_server(WEB_CONCURRENCY=1, MISTRAL_FILTER_BODY_TIMEOUT=3600)  # its own: memory is measured from the start
     assert ask(server.port, "POST", CHAT, body_of(20 * MEGABYTE), [KEY]).status == 200
     before, peak = server.rss(), 0
     part = body_of(20 * MEGABYTE)
     head, part = head_of(CHAT, len(part), ORIGIN), part[: 15 * MEGABYTE]
 
     def send(_: int) -> Response | None:
-        with connect(server.port, 40) as sock:
+        with connect(server.port) as sock:
             with suppress(ConnectionError):
                 sock.sendall(head + part)
             return read_if_any(sock)
 
     small = build_request("POST", CHAT, body_of(900_000), [KEY])
     with ThreadPoolExecutor(31) as pool, Probe(server.port, HEALTH, small) as probe:
-        begin = time.monotonic()
         clients = [pool.submit(send, number) for number in range(30)]
+        served = 0
         while not all(client.done() for client in clients):
             peak = max(peak, server.rss())
+            served = len(probe.answers)
             time.sleep(0.05)
-            if time.monotonic() - begin > 25:
-                break
-        seconds = time.monotonic() - begin
-        large = ask(server.port, "POST", CHAT, body_of(20 * MEGABYTE), [KEY], 30)
-        answers = [client.result() for client in clients]
+        answers = [client.result() for client in clients]  # a TimeoutError: the 408s did not come early
+        large = ask(server.port, "POST", CHAT, body_of(20 * MEGABYTE), [KEY])
     assert peak - before < 150 * MEGABYTE
-    assert seconds < 20, "the 408s did not come early"
     assert large.status == 200
-    assert probe.longest() < 3
+    probe.check()
+    assert served >= 6
     refused = [answer for answer in answers if answer is not None and answer.status == 503]
     late = [answer for answer in answers if answer is not None and answer.status == 408]
     assert len(refused) >= 20
@@ -292,7 +291,7 @@ def test_bodies_that_wait_for_the_upstream_are_bounded(gunicorn_server: Start, u
         request = build_request("POST", CHAT, held, [KEY])
 
         def send(_: int) -> Response | None:
-            with connect(server.port, 30) as sock:
+            with connect(server.port) as sock:
                 with suppress(ConnectionError):
                     sock.sendall(request)
                 return read_if_any(sock)
@@ -326,7 +325,7 @@ def tight(worker: str, gunicorn_server: Start) -> Gunicorn:
 
 def large(port: int) -> Response | None:
     """A good body of 12 MB."""
-    with connect(port, 20) as sock:
+    with connect(port) as sock:
         with suppress(ConnectionError):
             sock.sendall(whole(CHAT, body_of(12 * MEGABYTE), ORIGIN))
         return read_if_any(sock)
@@ -349,7 +348,7 @@ def test_a_full_budget_refuses_large_bodies_only(tight: Gunicorn, upstream: Scri
             assert answer.header("Access-Control-Allow-Origin") == "*"
             for size in (10, 100_000, 900_000):
                 assert ask(tight.port, "POST", CHAT, body_of(size), [KEY]).status == 200
-        eventually(lambda: (answer := large(tight.port)) is not None and answer.status == 200, "the budget", 4)
+        eventually(lambda: (answer := large(tight.port)) is not None and answer.status == 200, "the budget")
 
 
 @pytest.mark.parametrize(("worker", "name"), [end for end in ENDS if end[0] == "gevent"])
@@ -361,9 +360,9 @@ def test_every_end_gives_its_bytes_back(tight: Gunicorn, upstream: ScriptedUpstr
     if script is not None:
         upstream.script = script
     # the one before may be seen as gone a moment later
-    eventually(lambda: large_fits(tight, upstream, script), "the budget", 4)
+    eventually(lambda: large_fits(tight, upstream, script), "the budget")
     run(tight.port)
-    eventually(lambda: large_fits(tight, upstream, script), "the budget", 4)
+    eventually(lambda: large_fits(tight, upstream, script), "the budget")
     with connect(tight.port) as sock:  # it has not been given back twice
         sock.sendall(head_of(CHAT, 13 * MEGABYTE) + body_of(11 * MEGABYTE))
         time.sleep(0.3)
@@ -415,7 +414,7 @@ def test_a_wrong_token_is_refused_from_the_head(holder: Gunicorn, upstream: Scri
     length, expect = ("Content-Length", "20000000"), ("Expect", "100-continue")
     for framing in ([length], [("Transfer-Encoding", "chunked")], [length, expect]):
         lines = [f"POST {target} HTTP/1.1", "Host: x", *(": ".join(pair) for pair in [ORIGIN, *CREDENTIALS[name], *framing])]
-        with connect(holder.port, 2) as sock:
+        with connect(holder.port) as sock:
             sock.sendall("\r\n".join([*lines, "", ""]).encode())
             response = read_response(sock)
         assert response.status in ((400, 401) if "twice" in name else (401,))
@@ -449,12 +448,12 @@ def test_half_sent_bodies_with_a_wrong_token_hold_nothing(holder: Gunicorn, upst
             sock.sendall(part)
 
     with ExitStack() as stack, ThreadPoolExecutor(30) as pool:
-        socks = [stack.enter_context(connect(holder.port, 3)) for _ in range(30)]
+        socks = [stack.enter_context(connect(holder.port)) for _ in range(30)]
         clients = [pool.submit(send, sock) for sock in socks]
         while not all(client.done() for client in clients):
             peak = max(peak, holder.rss())
             time.sleep(0.05)
         peak = max(peak, holder.rss())
-        good = ask(holder.port, "POST", CHAT, body_of(20 * MEGABYTE), [("Authorization", "Bearer right-token")], DEADLINE)
+        good = ask(holder.port, "POST", CHAT, body_of(20 * MEGABYTE), [("Authorization", "Bearer right-token")])
     assert peak - before < 60 * MEGABYTE
     assert good.status == 200
