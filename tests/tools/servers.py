@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -43,9 +44,11 @@ def eventually(predicate: Callable[[], T], what: str = "the condition", timeout:
 
 
 def free_port() -> int:
-    """A port on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
+    """A port on which nobody listens, below those of outgoing connections, so that none of them takes it before a server does."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 # ---------------------------------------------------------------------------------------------------------- servers
@@ -126,9 +129,15 @@ class Server:
     def pid(self) -> int:
         return self.process.pid
 
-    def log(self) -> str:
-        """All of its stdout and stderr until now."""
-        return self._log.read_text("utf-8", "replace")
+    def log(self, start: int = 0) -> str:
+        """All of its stdout and stderr until now, or what came after the first *start* bytes."""
+        with self._log.open("rb") as file:
+            file.seek(start)
+            return file.read().decode("utf-8", "replace")
+
+    def logged(self) -> int:
+        """How many bytes it has written to stdout and stderr until now."""
+        return self._log.stat().st_size
 
     def stop(self) -> int:
         """SIGTERM; after ``grace`` seconds SIGKILL for its own process group. Returns the exit status; it may be called again."""
