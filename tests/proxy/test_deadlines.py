@@ -66,10 +66,22 @@ def patient(start: Start) -> Gunicorn:
     return start(MISTRAL_FILTER_READ_TIMEOUT=3600, MISTRAL_FILTER_SEND_TIMEOUT=1, MISTRAL_FILTER_BODY_TIMEOUT=1)
 
 
+@pytest.fixture(scope="module")
+def full() -> Iterator[int]:
+    """A port that takes no connection and refuses none."""
+    with full_backlog() as port:
+        yield port
+
+
 @pytest.fixture
-def hurried(start: Start) -> Gunicorn:
-    """Gives an answer a second in all."""
-    return start(MISTRAL_FILTER_READ_TIMEOUT=3600, MISTRAL_FILTER_TOTAL_TIMEOUT=1)
+def hurried(start: Start, full: int) -> Gunicorn:
+    """Gives an answer a second in all; the upstream "full" accepts no connection."""
+    return start(
+        MISTRAL_FILTER_CONNECT_TIMEOUT=3600,
+        MISTRAL_FILTER_READ_TIMEOUT=3600,
+        MISTRAL_FILTER_TOTAL_TIMEOUT=1,
+        MISTRAL_FILTER_UPSTREAMS=f"full=http://127.0.0.1:{full}",
+    )
 
 
 @pytest.fixture
@@ -296,7 +308,7 @@ def test_a_client_that_stops_reading_when_its_time_is_over_is_cut(
 
 def test_a_slow_reader_has_no_more_time_than_there_is(start: Start, upstream: ScriptedUpstream) -> None:
     """The total deadline is for what lies ready too: the answer is cut, visibly, and its place is free."""
-    server = start(MISTRAL_FILTER_CONCURRENCY=1, MISTRAL_FILTER_SEND_TIMEOUT=60, MISTRAL_FILTER_TOTAL_TIMEOUT=1.5)
+    server = start(MISTRAL_FILTER_CONCURRENCY=1, MISTRAL_FILTER_SEND_TIMEOUT="off", MISTRAL_FILTER_TOTAL_TIMEOUT=1)
     upstream.script = {
         "/v1/embeddings": json_answer({"data": [{"embedding": [0.5] * 1_500_000}]}),  # rewritten, so it lies ready as a whole
         "/v1/models": json_answer({"other": True}),
@@ -481,16 +493,10 @@ def test_a_dripping_upload_ends_at_the_deadline(hurried: Gunicorn, upstream: Scr
     serves(hurried, upstream)
 
 
-def test_connecting_ends_at_the_deadline(start: Start, upstream: ScriptedUpstream) -> None:
+def test_connecting_ends_at_the_deadline(hurried: Gunicorn, upstream: ScriptedUpstream) -> None:
     """Long before the connect timeout: 504."""
-    with full_backlog() as port:
-        server = start(
-            MISTRAL_FILTER_UPSTREAMS=f"full=http://127.0.0.1:{port}",
-            MISTRAL_FILTER_TOTAL_TIMEOUT=1,
-            MISTRAL_FILTER_CONNECT_TIMEOUT=3600,
-        )
-        error_of(ask(server.port, "POST", "/full" + CHAT, BODY, [ORIGIN]), 504)
-    serves(server, upstream)
+    error_of(ask(hurried.port, "POST", "/full" + CHAT, BODY, [ORIGIN]), 504)
+    serves(hurried, upstream)
 
 
 def test_a_deadline_that_is_not_reached_changes_nothing(hurried: Gunicorn, upstream: ScriptedUpstream) -> None:

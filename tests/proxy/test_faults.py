@@ -981,9 +981,12 @@ def is_cut_well(response: Response, sent: bytes) -> str | None:
 @pytest.mark.parametrize("framing", ["chunked", "length"])
 @pytest.mark.parametrize("user_agent", ["my-client", "mistral-client-python/3.7.0"])
 def test_a_stream_cut_at_every_offset(proxy: Gunicorn, upstream: ScriptedUpstream, framing: Framing, user_agent: str) -> None:
-    """F11: a prefix, an error event where one can stand, broken framing: at each of the stream's offsets, rewritten or not."""
+    """F11: a prefix, an error event where one can stand, broken framing: at each of the stream's offsets, rewritten or not.
+
+    By length, at every third: what the two framings share is seen with chunks.
+    """
     bad = {}
-    for offset in range(len(WHOLE) if framing == "length" else len(WHOLE) + 1):
+    for offset in range(0, len(WHOLE), 3) if framing == "length" else range(len(WHOLE) + 1):
         upstream.script = sse(STREAM, framing=framing, cut_at=offset)
         response = ask(proxy.port, "POST", CHAT, chat(stream=True), [ORIGIN, KEY, ("User-Agent", user_agent)])
         assert response.status == 200
