@@ -189,7 +189,7 @@ def new_lines(server: Gunicorn, start: int, count: int) -> list[str]:
         return server.log()[start:]
 
     with suppress(AssertionError):
-        eventually(lambda: len(text().splitlines()) >= count, timeout=2)
+        eventually(lambda: len(text().splitlines()) >= count)
     time.sleep(0.2)
     return [line for line in text().splitlines() if "GET /health " not in line]
 
