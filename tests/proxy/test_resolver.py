@@ -41,10 +41,7 @@ def getaddrinfo(host, port, *args, **kwargs):
         return real(host, port, *args, **kwargs)
     with (here / "lookups").open("a") as file:
         file.write("x")
-    end = time.monotonic() + 30
     while (answer := json.loads((here / "answer.json").read_text())) == "silent":
-        if time.monotonic() > end:
-            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
         time.sleep(0.05)
     if answer == "unknown":
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -70,7 +67,7 @@ class Resolver:
         self._set(list(addresses))
 
     def say_nothing(self) -> None:
-        """No answer for 30 s, or until there is one again: longer than the connect timeout of all servers here."""
+        """No answer until there is one again."""
         self._set("silent")
 
     def know_nothing(self) -> None:
