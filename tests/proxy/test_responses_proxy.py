@@ -107,6 +107,62 @@ def test_openai_raises_at_a_break(proxy: Gunicorn, upstream: ScriptedUpstream) -
     assert kinds == ["response.created", "response.output_text.delta"]
 
 
+FLAT: dict[str, Any] = {
+    "object": "error",
+    "message": "Tool call id was abc",
+    "type": "invalid_request_function_call",
+    "param": None,
+    "code": "3280",
+    "raw_status_code": 400,
+}
+FLAT_LINE = json.dumps(FLAT).encode()
+
+
+@pytest.mark.parametrize("piece", [FLAT_LINE, FLAT_LINE + b"\n", FLAT_LINE + b"\r\n\r\n", b"data: " + FLAT_LINE + b"\n\n"])
+@pytest.mark.parametrize("before", [[], [CREATED, DELTA]])
+def test_openai_raises_at_an_error_of_mistral_s(
+    proxy: Gunicorn, upstream: ScriptedUpstream, before: list[bytes], piece: bytes
+) -> None:
+    """An error that is no event of this API, and a bare line that is no event at all, is an error event: the SDK raises."""
+    upstream.script = raw(STREAM_HEAD + chunked(*before, piece) + b"0\r\n\r\n")
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{proxy.port}/v1", api_key="k", max_retries=0)
+    stream = client.responses.create(model="m", input="Hi", stream=True)
+    assert [next(stream).type for _ in before] == ["response.created", "response.output_text.delta"][: len(before)]
+    with pytest.raises(openai.APIError, match="Tool call id was abc") as caught:
+        next(stream)
+    assert (caught.value.code, caught.value.type) == ("3280", "invalid_request_function_call")
+
+
+@pytest.mark.parametrize("form", [b"%b\n", b"data: %b\n\n"])
+def test_an_error_of_mistral_s_has_every_form(form: bytes) -> None:
+    """The fields of the SDK's event, its number in the stream, OpenAI's object, and what Mistral sent beside."""
+    stream = CREATED + DELTA + form % FLAT_LINE
+    whole = b"".join(plan("responses", False, "").events(iter([stream])))
+    assert whole == b"".join(plan("responses", False, "").events(stream[i : i + 1] for i in range(len(stream))))
+    data = json.loads(whole.rpartition(b"data: ")[2])
+    read = models.ResponsesErrorEvent.model_validate(data)
+    assert (read.code, read.message, read.param, read.sequence_number) == ("3280", FLAT["message"], None, 2)
+    assert data["error"].items() >= {"code": "3280", "message": FLAT["message"], "type": FLAT["type"]}.items()
+    assert data["raw_status_code"] == 400
+
+
+PASSING = [
+    CREATED + DELTA,
+    event("error", 3, code=None, message="m", param=None),
+    event("response.failed", 1, response={**RESPONSE, "status": "failed", "error": {"code": "server_error", "message": "m"}}),
+    event("response.later", 1, message="a field of 2027", error={"message": "of a part"}),
+    b'data: {"a": 1}\n\n: comment\n\ndata: [DONE]\n\n',
+    b'{"type": "response.created"}\n{"a": 1}\n{broken}\n\n',
+]
+
+
+@pytest.mark.parametrize("stream", PASSING)
+def test_other_events_keep_their_bytes(stream: bytes) -> None:
+    """Whatever has a type is an event of this API, and a line that says nothing of an error stays a line."""
+    for pieces in ([stream], [stream[i : i + 1] for i in range(len(stream))]):
+        assert b"".join(plan("responses", False, "").events(iter(pieces))) == stream
+
+
 def test_a_refusal_has_the_error_object(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
     """Mistral's 422 is kept, with the object beside it that OpenAI's clients read."""
     detail = [{"type": "missing", "loc": ["body", "model"], "msg": "Field required", "input": {}}]

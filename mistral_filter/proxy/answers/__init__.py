@@ -9,7 +9,7 @@ Pure functions on bytes. ``plan`` decides from the request alone what an answer 
 ``embeddings``  numbers as base64
 ``names``       the client's own names of its tools
 ``events``      server-sent events: cutting a stream into them and putting it together again
-``responses``   the error event of the Responses API
+``responses``   errors in streams of the Responses API
 ``reading``     JSON of which only the visited levels are decoded
 =============== ==================================================================================
 """
@@ -28,7 +28,7 @@ from mistral_filter.proxy.answers.errors import error_answer
 from mistral_filter.proxy.answers.events import rewrite_events
 from mistral_filter.proxy.answers.names import with_own_names
 from mistral_filter.proxy.answers.reading import is_json, rewritten
-from mistral_filter.proxy.answers.responses import response_error
+from mistral_filter.proxy.answers.responses import ResponseEvents, response_error
 from mistral_filter.toolnames import restore_tool_names
 
 __all__ = ["Plan", "error_answer", "plan"]
@@ -65,10 +65,10 @@ class Plan(NamedTuple):
     def rewrites_stream(self) -> bool:
         """Whether a stream may be rewritten: its bytes are wanted without a content-encoding.
 
-        Any chat stream may: whatever the request says, it can end with ``model_length`` or ``error``. So each of its events is
-        tried on ``Chunks.plain``, a third of a microsecond.
+        Any stream of chat or Responses may: whatever the request says, it can end with an error. So each event of a chat stream
+        is tried on ``Chunks.plain``, a third of a microsecond.
         """
-        return self.completions or bool(self.tool_names)
+        return self.completions or self.responses or bool(self.tool_names)
 
     def whole(self, status: int, content_type: str, body: bytes) -> bytes:
         """The *body* of a complete answer as the client is to see it; the same object where nothing has to change.
@@ -89,6 +89,8 @@ class Plan(NamedTuple):
         """The event stream *chunks* as the client is to see it; see ``events`` for how it is cut and what stays as it came."""
         if self.completions:
             chunks = rewrite_events(chunks, Chunks(self.lists))
+        elif self.responses:
+            chunks = rewrite_events(chunks, ResponseEvents())
         return with_own_names(chunks, self.tool_names) if self.tool_names else chunks
 
     def error_event(self, error: MistralFilterError, sequence_number: int = 0) -> bytes:

@@ -28,7 +28,8 @@ import msgspec
 from msgspec import Raw
 
 from mistral_filter.errors import UpstreamError
-from mistral_filter.proxy.answers.errors import put_error
+from mistral_filter.proxy.answers.errors import is_error, put_stream_error
+from mistral_filter.proxy.answers.events import as_event
 from mistral_filter.proxy.answers.reading import UNREADABLE, absent, each, rewritten
 from mistral_filter.rawjson import Node, as_array, as_number, as_object, as_text, first_byte
 
@@ -121,13 +122,14 @@ class Chunks:
         """What the chunk *data* becomes: one or two chunks; nothing, or None, where it may stay."""
         return rewritten(data, self._chunk)
 
-    def rewrite_bare(self, line: bytes) -> list[bytes] | None:
-        """The event that *line*, which is no event, should have been: an error; nothing, or None, if it is none."""
-        return rewritten(line, self._bare)
+    def rewrite_bare(self, line: bytes) -> bytes | None:
+        """The event that *line*, which is no event, should have been: an error; None, if it is none."""
+        texts = rewritten(line, self._bare)
+        return as_event(texts[0]) if texts else None
 
     def _chunk(self, node: Node) -> Iterator[Node]:
         if "choices" not in node:
-            if _is_error(node) and _put_error(node):
+            if is_error(node) and put_stream_error(node):
                 yield node
             return
         changed, failed = _choices(node, self._lists, self._calls)
@@ -140,20 +142,9 @@ class Chunks:
             yield msgspec.json.decode(_failure().body(), type=dict[str, Raw])
 
     def _bare(self, node: Node) -> Iterator[Node]:
-        if "choices" not in node and _is_error(node):
-            _put_error(node)
+        if "choices" not in node and is_error(node):
+            put_stream_error(node)
             yield node
-
-
-def _is_error(node: Node) -> bool:
-    if (as_text(node.get("object")) or "").lower() == "error" or as_text(node.get("message")) is not None:
-        return True
-    return not (absent(node, "error") and absent(node, "detail"))
-
-
-def _put_error(node: Node) -> bool:
-    status = as_number(node.get("raw_status_code")) or 0
-    return put_error(node, int(status) if 400 <= status < 600 else 500)
 
 
 class _Calls:

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import msgspec
 
 from mistral_filter.filtering import BOM
-from mistral_filter.proxy.answers.reading import UNREADABLE, is_json, rewritten
+from mistral_filter.proxy.answers.reading import UNREADABLE, absent, is_json, rewritten
 from mistral_filter.proxy.violations import Violation, said, telling, word
-from mistral_filter.rawjson import Node, as_object, as_text
+from mistral_filter.rawjson import Node, as_number, as_object, as_text
 
-__all__ = ["error_answer", "put_error"]
+__all__ = ["error_answer", "is_error", "put_error", "put_stream_error"]
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 """OpenAI's ``type`` by status; the rest by its first digit."""
@@ -61,6 +61,19 @@ def put_error(node: Node, status: int) -> bool:
         "code": word(error.get("code")) or word(node.get("code")) or found.code,
     }
     return True
+
+
+def is_error(node: Node) -> bool:
+    """Whether the visited object *node*, which came in a stream, is an error in one of Mistral's forms."""
+    if (as_text(node.get("object")) or "").lower() == "error" or as_text(node.get("message")) is not None:
+        return True
+    return not (absent(node, "error") and absent(node, "detail"))
+
+
+def put_stream_error(node: Node) -> bool:
+    """``put_error`` for an error in a stream, whose status is in it or unknown: then it is a 500."""
+    status = as_number(node.get("raw_status_code")) or 0
+    return put_error(node, int(status) if 400 <= status < 600 else 500)
 
 
 class _Found(NamedTuple):

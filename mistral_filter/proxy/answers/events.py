@@ -17,7 +17,7 @@ from typing import Protocol
 
 from mistral_filter.proxy.answers.reading import UNREADABLE
 
-__all__ = ["MAX_EVENT", "Rewriter", "rewrite_events"]
+__all__ = ["MAX_EVENT", "Rewriter", "as_event", "rewrite_events"]
 
 MAX_EVENT = 1024 * 1024
 """Bytes without the empty line. What is larger is not held."""
@@ -40,8 +40,13 @@ class Rewriter(Protocol):
     def rewrite(self, data: bytes) -> list[bytes] | None:
         """The data of the events that take the place of one event; none, or None, where it stays."""
 
-    def rewrite_bare(self, line: bytes) -> list[bytes] | None:
-        """The same for a line of JSON that is no event."""
+    def rewrite_bare(self, line: bytes) -> bytes | None:
+        """The event that takes the place of a line of JSON that is no event; None, where the line stays."""
+
+
+def as_event(data: bytes, name: str = "") -> bytes:
+    """The event with the JSON *data* and, where it has one, this *name*."""
+    return (f"event: {name}\n".encode() if name else b"") + b"data: " + _in_one_line(data) + b"\n\n"
 
 
 def rewrite_events(chunks: Iterable[bytes], rewriter: Rewriter) -> Iterator[bytes]:
@@ -129,8 +134,7 @@ def _rewritten(event: bytes, rewriter: Rewriter) -> bytes:
 
 def _with_bare_as_event(event: bytes, rewriter: Rewriter) -> bytes:
     """*event*, which has no data, or the event that it should have been."""
-    new = rewriter.rewrite_bare(event.strip()) if event.startswith(b"{") else None
-    return b"".join(b"data: " + _in_one_line(data) + b"\n\n" for data in new) if new else event
+    return (rewriter.rewrite_bare(event.strip()) if event.startswith(b"{") else None) or event
 
 
 def _in_one_line(data: bytes) -> bytes:

@@ -34,7 +34,7 @@ class _OwnNames:
         own = restore_tool_names(data, self._names)
         return None if own == data else [own]
 
-    def rewrite_bare(self, _line: bytes) -> list[bytes] | None:
+    def rewrite_bare(self, _line: bytes) -> None:
         return None
 
 
