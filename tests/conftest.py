@@ -9,10 +9,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import Gunicorn, Sandbox, Server
+from servers import ROOT, Gunicorn, Sandbox, Server
 from upstream import ScriptedUpstream, self_signed
 
 StartGunicorn = Callable[..., Gunicorn]
+
+
+LONGEST = [
+    "proxy/test_deadlines.py",
+    "proxy/test_budgets.py",
+    "proxy/test_tls.py",
+    "proxy/test_faults.py",
+    "test_command.py",
+    "clients/test_node_clients.py",
+    "clients/test_page_browser.py",
+    "proxy/test_rude_clients.py",
+    "proxy/test_stderr.py",
+    "proxy/test_overload.py",
+]
+"""Files that take long, most of it waiting: they begin first, so that none of several processes is alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 def pytest_configure() -> None:

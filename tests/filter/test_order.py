@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import sdk
-from hypothesis import HealthCheck, given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mistral_filter import filter_body
@@ -51,7 +52,7 @@ MESSAGE = st.one_of(
     st.just({"role": "assistant", "content": "x", "prefix": True}),
 )
 CONVERSATION = st.lists(MESSAGE, max_size=12).map(lambda messages: [{"role": "user", "content": "Hi"}, *messages])
-MANY = settings(deadline=None, derandomize=True, max_examples=300, suppress_health_check=list(HealthCheck), database=None)
+MANY = examples(100)
 
 
 def _texts(messages: list[Json]) -> Counter[str]:

@@ -7,12 +7,13 @@ import re
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from examples import examples
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mistral_filter.paths import PATHS, Target, locate
 
-QUICK = settings(deadline=None, derandomize=True, max_examples=600, suppress_health_check=list(HealthCheck), database=None)
+QUICK = examples(200)
 
 BELOW_V1 = {
     "chat": "chat/completions",

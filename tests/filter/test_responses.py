@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 import sdk
-from hypothesis import HealthCheck, given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mistral_filter import filter_body
 from mistral_filter.errors import Refused, TooComplex
 from mistral_filter.filtering import Learnt
 
-QUICK = settings(deadline=None, derandomize=True, max_examples=400, suppress_health_check=list(HealthCheck), database=None)
+QUICK = examples(130)
 
 TEXT = st.sampled_from(["", "a", "é\u2028", "\ud83d"])
 IDS = st.sampled_from(["call_1", "call_2", "", None])

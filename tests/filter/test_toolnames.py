@@ -7,7 +7,8 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.test import Client
 from werkzeug.wrappers import Request, Response
@@ -20,7 +21,7 @@ Json = dict[str, Any]
 
 LEGAL = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 USER = {"role": "user", "content": "Hi"}
-MANY = settings(deadline=None, derandomize=True, max_examples=200, suppress_health_check=list(HealthCheck), database=None)
+MANY = examples(100)
 
 
 def tool(name: Any) -> Json:

@@ -109,10 +109,10 @@ def refused(response: Response, status: int, code: str | None = None) -> None:
 @pytest.fixture(autouse=True)
 def clean_logs() -> Iterator[None]:
     """After each test: no server has written a key, a prompt or a traceback."""
-    before = {server: len(server.log()) for server in Server.running}
+    before = {server: server.logged() for server in Server.running}
     yield
     for server in Server.running:
-        lines = server.log()[before.get(server, 0) :]
+        lines = server.log(before.get(server, 0))
         assert "canary" not in lines
         assert "Traceback" not in lines
 
@@ -251,9 +251,9 @@ def test_a_large_body_passes(proxy: Gunicorn, upstream: ScriptedUpstream) -> Non
     content = [{"type": "image_url", "image_url": picture}]
     body = chat(messages=[{"role": "user", "content": content}], no_such=1)
     with ThreadPoolExecutor(1) as pool:
-        large = pool.submit(ask, proxy.port, "POST", CHAT, body, [KEY], 60)
+        large = pool.submit(ask, proxy.port, "POST", CHAT, body, [KEY])
         assert send(proxy, tag="small").status == 200
-        assert large.result(60).status == 200
+        assert large.result(DEADLINE).status == 200
     (request,) = [request for request in upstream.requests if request.model == "m"]
     assert request.json() == chat(messages=[{"role": "user", "content": content}])
     upstream.clear()
@@ -777,14 +777,14 @@ BEFORE_THE_BODY: dict[str, list[tuple[str, str]]] = {
 }
 
 
-@pytest.mark.parametrize("end", [Exchange.close, reset, stall(2)], ids=["close", "reset", "stall"])
+@pytest.mark.parametrize("end", [Exchange.close, reset, stall()], ids=["close", "reset", "stall"])
 @pytest.mark.parametrize("kind", BEFORE_THE_BODY)
 @pytest.mark.parametrize("target", [CHAT, "/v1/files/x/content"])
 def test_a_break_before_the_first_byte_is_a_status(
     gunicorn_server: Servers, upstream: ScriptedUpstream, target: str, kind: str, end: Script
 ) -> None:
     """The head of an answer that is no event stream waits for the first byte of its body: nobody gets an empty reply."""
-    server = gunicorn_server(WEB_CONCURRENCY=1, MISTRAL_FILTER_READ_TIMEOUT=0.5)
+    server = gunicorn_server(WEB_CONCURRENCY=1, MISTRAL_FILTER_READ_TIMEOUT=1)
     upstream.script = chain(raw(head_bytes(200, BEFORE_THE_BODY[kind])), end)
     refused(send(server, target), 504 if end not in (Exchange.close, reset) else 502)
     invariants(server, upstream, 1)
@@ -940,7 +940,7 @@ def test_an_early_refusal_comes_through(proxy: Gunicorn, upstream: ScriptedUpstr
     """E13: a 413 that the upstream sends while the body is still on its way, then a reset: the caller sees the 413."""
     upstream.script = early(json_answer({"message": "too large"}, 413))
     body = chat(messages=[{"role": "user", "content": "x" * 20_000_000}])
-    response = ask(proxy.port, "POST", CHAT, body, [ORIGIN, KEY], 30)
+    response = ask(proxy.port, "POST", CHAT, body, [ORIGIN, KEY])
     assert (response.status, response.json()["message"]) == (413, "too large")
     invariants(proxy, upstream, 1)
 
@@ -981,9 +981,12 @@ def is_cut_well(response: Response, sent: bytes) -> str | None:
 @pytest.mark.parametrize("framing", ["chunked", "length"])
 @pytest.mark.parametrize("user_agent", ["my-client", "mistral-client-python/3.7.0"])
 def test_a_stream_cut_at_every_offset(proxy: Gunicorn, upstream: ScriptedUpstream, framing: Framing, user_agent: str) -> None:
-    """F11: a prefix, an error event where one can stand, broken framing: at each of the stream's offsets, rewritten or not."""
+    """F11: a prefix, an error event where one can stand, broken framing: at each of the stream's offsets, rewritten or not.
+
+    By length, at every third: what the two framings share is seen with chunks.
+    """
     bad = {}
-    for offset in range(len(WHOLE) if framing == "length" else len(WHOLE) + 1):
+    for offset in range(0, len(WHOLE), 3) if framing == "length" else range(len(WHOLE) + 1):
         upstream.script = sse(STREAM, framing=framing, cut_at=offset)
         response = ask(proxy.port, "POST", CHAT, chat(stream=True), [ORIGIN, KEY, ("User-Agent", user_agent)])
         assert response.status == 200
@@ -1005,7 +1008,7 @@ def test_an_answer_cut_at_every_byte_on_the_wire(proxy: Gunicorn, upstream: Scri
     for wire in (stream, plain):
         head = wire.index(b"\r\n\r\n") + 4
         last = len(wire) - (2 if framing == "chunked" else 0)  # the line end after the last chunk is missed by nobody
-        for offset in range(last):
+        for offset in range(0, last, 1 if end == "FIN" else 5):  # where a reset cuts is up to the kernel anyway
             upstream.script = chain(raw(wire[:offset]), reset if end == "RST" else no_reply)
             response = send(proxy)
             if response.status == 502:
@@ -1138,7 +1141,7 @@ def test_a_client_that_leaves_in_mid_request_costs_nothing(proxy: Gunicorn, upst
             stack.enter_context(connect(proxy.port)).sendall(start)
         assert send(proxy).status == 200
         assert ask(proxy.port, "GET", "/health").status == 200
-    eventually(lambda: proxy.fds() <= before + 1, "the descriptors to be freed", 5)
+    eventually(lambda: proxy.fds() <= before + 1, "the descriptors to be freed")
     invariants(proxy, upstream, 1)
 
 
@@ -1164,7 +1167,7 @@ def test_fifty_streams_at_a_time(proxy: Gunicorn, upstream: ScriptedUpstream) ->
         for n, stream in enumerate(streams):
             response = stream.result(DEADLINE)
             assert (response.body, response.complete) == (event_bytes({"tag": f"caller-{n}"}) * 2, True)
-    eventually(lambda: proxy.fds() <= before + 1, "the descriptors to be freed", 5)
+    eventually(lambda: proxy.fds() <= before + 1, "the descriptors to be freed")
     invariants(proxy, upstream, 50)
 
 
@@ -1254,7 +1257,7 @@ def tagged_fault(exchange: Exchange) -> None:
 
 
 def test_nobody_gets_what_is_anothers(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
-    """H3, H9: 64 callers with 20 requests each, faults at random: body and key are one's own or there is none.
+    """H3, H9: 32 callers with 10 requests each, faults at random: body and key are one's own or there is none.
 
     Bytes that come too late can be taken for the next answer by nobody but the caller whose they are.
     """
@@ -1265,9 +1268,9 @@ def test_nobody_gets_what_is_anothers(proxy: Gunicorn, upstream: ScriptedUpstrea
     def caller(number: int) -> list[str]:
         wrong = []
         sock = None
-        for turn in range(20):
+        for turn in range(10):
             tag, key = f"tag-{number}-{turn}-end", f"Bearer key-{number}-end"
-            sock = sock or connect(proxy.port, 30)
+            sock = sock or connect(proxy.port)
             sock.sendall(build_request("POST", CHAT, chat(model=tag), [("Authorization", key)]))
             response = read_response(sock)
             if not response.complete:
@@ -1288,12 +1291,12 @@ def test_nobody_gets_what_is_anothers(proxy: Gunicorn, upstream: ScriptedUpstrea
             sock.close()
         return wrong
 
-    with ThreadPoolExecutor(64) as pool:
-        assert [wrong for wrongs in pool.map(caller, range(64)) for wrong in wrongs] == []
-    assert good > 300
+    with ThreadPoolExecutor(32) as pool:
+        assert [wrong for wrongs in pool.map(caller, range(32)) for wrong in wrongs] == []
+    assert good > 75
     seen = [(request.model, request.header("Authorization")) for request in upstream.requests]
     assert len(seen) == len(set(seen)), "no request is sent twice"
-    everyone = {f"tag-{number}-{turn}-end" for number in range(64) for turn in range(20)}
+    everyone = {f"tag-{number}-{turn}-end" for number in range(32) for turn in range(10)}
     assert everyone - {model for model, _ in seen} <= never_sent, "who is not told of a failure was served"
     assert all(f"Bearer key-{str(r.model).split('-')[1]}-end" == r.header("Authorization") for r in upstream.requests)
     assert upstream.accepted < len(seen), "connections are used again"
@@ -1365,7 +1368,7 @@ def test_sigterm_lets_a_short_stream_end(upstream: ScriptedUpstream, tmp_path: P
         response = reader.rest()
         assert (response.body, response.complete) == (WHOLE, True)
         reader.sock.close()  # an idle connection that is kept alive would be waited for
-        assert server.process.wait(25) == 0
+        assert server.process.wait(DEADLINE) == 0
         assert "Traceback" not in server.log()
 
 
@@ -1381,7 +1384,7 @@ def test_sigterm_cuts_a_long_stream_visibly(upstream: ScriptedUpstream, tmp_path
         go_on.set()
         assert not response.complete
         assert response.body.startswith(event_bytes(STREAM[0]))
-        assert server.process.wait(25) is not None
+        assert server.process.wait(DEADLINE) is not None
 
 
 def test_a_killed_worker_cuts_its_streams_visibly_and_is_replaced(upstream: ScriptedUpstream, tmp_path: Path) -> None:
@@ -1418,5 +1421,5 @@ def test_at_the_end_descriptors_are_back(proxy: Gunicorn, upstream: ScriptedUpst
     assert seen == []
     upstream.drop()
     assert send(proxy).status == 200
-    eventually(lambda: proxy.fds() <= baseline[proxy.pid], "the descriptors to be back at the baseline", 5)
+    eventually(lambda: proxy.fds() <= baseline[proxy.pid], "the descriptors to be back at the baseline")
     assert len(proxy.workers()) == 1

@@ -171,7 +171,7 @@ CASES = [
 def test_what_is_not_http_is_not_served(proxy: Gunicorn, upstream: ScriptedUpstream, case: Case) -> None:
     """An error or a closed connection, nothing upstream, nor anything that follows it in doubt; the next request is served."""
     follows = b"" if case.section == "8" else head("Content-Length: 36", body=b'{"model": "follows", "messages": []}')
-    answer = raw_request(proxy.port, case.data + follows, half_close=True, timeout=5)
+    answer = raw_request(proxy.port, case.data + follows, half_close=True)
     assert not re.match(rb"HTTP/1\.[01] [123]", answer), answer
     if answer:
         assert re.match(rb"HTTP/1\.[01] [45]\d\d ", answer), answer
@@ -182,7 +182,7 @@ def test_what_is_not_http_is_not_served(proxy: Gunicorn, upstream: ScriptedUpstr
 def test_refusals_of_the_server_itself_are_readable(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
     """What gunicorn refuses is JSON in the one shape, with CORS, and the connection ends."""
     for name in ("a space before the colon", "a method with a bracket", "a target of 20 KB", "no colon", "two Hosts"):
-        answer = raw_request(proxy.port, next(case.data for case in CASES if case.name == name), timeout=5)
+        answer = raw_request(proxy.port, next(case.data for case in CASES if case.name == name))
         start, _, body = answer.partition(b"\r\n\r\n")
         assert b"\r\naccess-control-allow-origin: *" in start.lower()
         assert json.loads(body)["error"].keys() == {"message", "type", "param", "code"}
@@ -194,7 +194,7 @@ def test_an_absolute_target_does_not_choose_the_host(proxy: Gunicorn, upstream: 
     for start in ("http://evil.example", "https://evil.example:8443", "http://u:p@evil.example", "http://127.0.0.1"):
         content = b'{"model": "m", "messages": [], "store": 1}'
         data = head(f"Content-Length: {len(content)}", line=f"POST {start}{CHAT} HTTP/1.1", body=content)
-        raw_request(proxy.port, data, half_close=True, timeout=5)
+        raw_request(proxy.port, data, half_close=True)
     for request in upstream.requests:
         assert (request.target, request.json()) == (CHAT, {"model": "m", "messages": []})
         assert request.header("Host") == f"127.0.0.1:{upstream.port}"
@@ -261,6 +261,6 @@ def test_no_spelling_of_a_path_gets_past_the_filter(proxy: Gunicorn, upstream: S
     upstream.script = script
     content = b'{"model": "m", "messages": [], "no_such_field": 1}'
     data = head(f"Content-Length: {len(content)}", "Connection: close", line=f"POST {target} HTTP/1.1", body=content)
-    answer = raw_request(proxy.port, data, timeout=5)
+    answer = raw_request(proxy.port, data)
     assert re.match(rb"HTTP/1\.1 [245]\d\d ", answer), (target, answer)
     assert seen == [], target

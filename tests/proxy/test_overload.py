@@ -67,7 +67,7 @@ def narrow(arguments: tuple[str, ...], gunicorn_server: Start) -> Gunicorn:
         *arguments,
         WEB_CONCURRENCY=1,
         MISTRAL_FILTER_CONCURRENCY=PLACES,
-        MISTRAL_FILTER_READ_TIMEOUT=1,
+        MISTRAL_FILTER_READ_TIMEOUT=3,
         MISTRAL_FILTER_BODY_TIMEOUT=1,
         MISTRAL_FILTER_SEND_TIMEOUT=1,
     )
@@ -83,7 +83,7 @@ def held(server: Gunicorn, upstream: ScriptedUpstream, count: int) -> Iterator[C
     release = threading.Event()
 
     def script(exchange: Exchange) -> None:
-        for _ in range(200):
+        for _ in range(1000):
             if release.wait(0.01):
                 break
             exchange.sleep(0)
@@ -113,7 +113,7 @@ def all_places_are_free(server: Gunicorn, upstream: ScriptedUpstream) -> None:
         upstream.clear()
         with held(server, upstream, PLACES) as finish:
             try:
-                eventually(lambda: there() == PLACES, timeout=0.5)
+                eventually(lambda: there() == PLACES, timeout=2)
             except AssertionError:  # those who left just now are being noticed
                 finish()
                 return False
@@ -151,7 +151,7 @@ def test_a_stream_holds_its_place_to_the_end(narrow: Gunicorn, upstream: Scripte
     def script(exchange: Exchange) -> None:
         exchange.send(head_bytes(200, [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")]))
         exchange.chunk(b"data: 1\n\n")
-        release.wait(0.8)
+        release.wait(DEADLINE)
         exchange.chunk(b"data: 2\n\n")
         exchange.send(b"0\r\n\r\n")
 

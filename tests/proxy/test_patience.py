@@ -111,7 +111,7 @@ def test_a_pause_ends_at_once_when_the_client_leaves() -> None:
         call.pause(60)
     call = Call()
     call.pause(0.05)
-    assert call.waited == pytest.approx(0.05, abs=0.5)
+    assert call.waited >= 0.05
 
 
 def limited(headers: Headers = ()) -> Any:
@@ -225,27 +225,25 @@ def test_a_break_after_a_wait_says_that_it_waited(gunicorn_server: Servers, upst
 
 @pytest.mark.parametrize("worker", list(WORKERS))
 def test_a_client_that_leaves_ends_the_wait(tmp_path: Path, upstream: ScriptedUpstream, worker: str) -> None:
-    """Its place is free within a moment, nothing is sent again, and the log says why."""
-    settings = {"MISTRAL_FILTER_PATIENCE": 60, "MISTRAL_FILTER_CONCURRENCY": 1, "MISTRAL_FILTER_UPSTREAM": upstream.url}
+    """Its place is free long before the wait would be over, nothing is sent again, and the log says why."""
+    settings = {"MISTRAL_FILTER_PATIENCE": 3600, "MISTRAL_FILTER_CONCURRENCY": 1, "MISTRAL_FILTER_UPSTREAM": upstream.url}
     with Gunicorn(tmp_path, *WORKERS[worker], WEB_CONCURRENCY=1, **settings) as server:
-        upstream.script = in_turn(limited([("Retry-After", "30")]), json_answer({"id": "1"}))
-        began = time.monotonic()
+        upstream.script = in_turn(limited([("Retry-After", "3000")]), json_answer({"id": "1"}))
         with connect(server.port) as sock:
             sock.sendall(build_request("POST", "/v1/chat/completions", {"model": "m", "messages": [USER]}, [KEY]))
             eventually(lambda: len(upstream.requests) == 1)
         line = eventually(lambda: re.search(r"status=499 .* wait_ms=[\d.]+ ended=client_gone", server.log()))
         assert line
         assert eventually(lambda: post(server).status == 200)
-        assert time.monotonic() - began < 25
         assert len(upstream.requests) == 2
 
 
 def test_a_waiting_body_stays_counted(gunicorn_server: Servers, upstream: ScriptedUpstream) -> None:
     """It is in memory, so the budget for bodies knows of it until it has been sent for the last time."""
     server = gunicorn_server(
-        WEB_CONCURRENCY=1, MISTRAL_FILTER_PATIENCE=60, MISTRAL_FILTER_MAX_BODY="3m", MISTRAL_FILTER_BODY_BUDGET="4m"
+        WEB_CONCURRENCY=1, MISTRAL_FILTER_PATIENCE=3600, MISTRAL_FILTER_MAX_BODY="3m", MISTRAL_FILTER_BODY_BUDGET="4m"
     )
-    upstream.script = in_turn(limited([("Retry-After", "50")]), json_answer({"id": "1"}))
+    upstream.script = in_turn(limited([("Retry-After", "3000")]), json_answer({"id": "1"}))
     large = {"model": "m", "messages": [{"role": "user", "content": "x" * 2_000_000}]}
     with connect(server.port) as sock:
         sock.sendall(build_request("POST", "/v1/chat/completions", large, [KEY]))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import ssl
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -42,10 +41,7 @@ def getaddrinfo(host, port, *args, **kwargs):
         return real(host, port, *args, **kwargs)
     with (here / "lookups").open("a") as file:
         file.write("x")
-    end = time.monotonic() + 30
     while (answer := json.loads((here / "answer.json").read_text())) == "silent":
-        if time.monotonic() > end:
-            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
         time.sleep(0.05)
     if answer == "unknown":
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -71,7 +67,7 @@ class Resolver:
         self._set(list(addresses))
 
     def say_nothing(self) -> None:
-        """No answer for 30 s, or until there is one again."""
+        """No answer until there is one again."""
         self._set("silent")
 
     def know_nothing(self) -> None:
@@ -105,7 +101,7 @@ def start(request: pytest.FixtureRequest, resolver: Resolver, upstream: Scripted
         PYTHONPATH=resolver.directory,
         MISTRAL_FILTER_UPSTREAM=f"http://{NAME}:{upstream.port}",
         MISTRAL_FILTER_UPSTREAMS=f"other={upstream.url}",
-        MISTRAL_FILTER_CONNECT_TIMEOUT=2,
+        MISTRAL_FILTER_CONNECT_TIMEOUT=3,
     )
 
 
@@ -115,33 +111,29 @@ def chat(**more: object) -> dict[str, object]:
 
 def post(server: Gunicorn, caller: str | None = None) -> Response:
     headers = [ORIGIN, *([("Authorization", f"Bearer {caller}")] if caller else [])]
-    return ask(server.port, "POST", CHAT, chat(), headers, 40)
+    return ask(server.port, "POST", CHAT, chat(), headers)
 
 
 def test_a_silent_resolver_costs_the_connect_timeout(
     start: Callable[[], Gunicorn], resolver: Resolver, upstream: ScriptedUpstream
 ) -> None:
-    """L2: thirty callers at once have their 504 after 2 s each, another upstream is served meanwhile; then all is well."""
+    """L2: thirty callers at once have their 504 while it is silent, another upstream is served meanwhile; then all is well."""
     resolver.say_nothing()
     with start() as server:
-
-        def timed(number: int) -> tuple[float, Response]:
-            begin = time.monotonic()
-            response = post(server, f"caller-{number}")
-            return time.monotonic() - begin, response
-
         with Probe(server.port, build_request("POST", "/other" + CHAT, chat())) as probe, ThreadPoolExecutor(30) as pool:
-            answers = list(pool.map(timed, range(30)))
+            probe.wait(1)
+            before = len(probe.answers)
+            answers = list(pool.map(lambda number: post(server, f"caller-{number}"), range(30)))
+            assert len(probe.answers) - before >= 5, "others wait for those who wait for the resolver"
             fds = server.fds()
             resolver.answer("127.0.0.1")
-        for seconds, response in answers:
+        for response in answers:
             assert response.status == 504
             assert response.json()["error"]["code"] == "upstream_connect_timeout"
             assert response.header("Access-Control-Allow-Origin") == "*"
-            assert 1 < seconds < 5
-        assert probe.longest() < 1.5
+        probe.check()
         assert fds < 100
-        eventually(lambda: post(server, "later").status == 200, "the name to be resolved", 5)
+        eventually(lambda: post(server, "later").status == 200, "the name to be resolved")
 
 
 def test_a_name_is_not_asked_for_at_each_request(
@@ -158,15 +150,13 @@ def test_a_name_is_not_asked_for_at_each_request(
 def test_an_unknown_name_is_not_remembered_for_long(
     start: Callable[[], Gunicorn], resolver: Resolver, upstream: ScriptedUpstream
 ) -> None:
-    """L2: 502 at once where there is no such name; served soon after there is."""
+    """L2: 502 where there is no such name, and not the 504 of the connect timeout; served after there is."""
     resolver.know_nothing()
     with start() as server:
-        begin = time.monotonic()
         response = post(server)
         assert (response.status, response.json()["error"]["code"]) == (502, "upstream_dns")
-        assert time.monotonic() - begin < 2
         resolver.answer("127.0.0.1")
-        eventually(lambda: post(server).status == 200, "the name to be resolved", 6)
+        eventually(lambda: post(server).status == 200, "the name to be resolved")
 
 
 def test_addresses_are_tried_in_turn(start: Callable[[], Gunicorn], resolver: Resolver, upstream: ScriptedUpstream) -> None:
@@ -181,14 +171,14 @@ def test_addresses_are_tried_in_turn(start: Callable[[], Gunicorn], resolver: Re
         response = post(server)
         assert (response.status, response.json()["error"]["code"]) == (502, "upstream_unreachable")
         resolver.answer("127.0.0.1")  # the name moved to another address
-        eventually(lambda: post(server).status == 200, "the new address", 20)
+        eventually(lambda: post(server).status == 200, "the new address")
 
 
 def test_the_connect_timeout_is_for_all_addresses_together(
     gunicorn_server: Start, resolver: Resolver, upstream: ScriptedUpstream
 ) -> None:
-    """L2: five addresses that do not answer take one connect timeout, not five."""
-    resolver.answer(*["127.0.0.1"] * 5)
+    """L2: a hundred addresses that do not answer take one connect timeout of a second, not a hundred."""
+    resolver.answer(*["127.0.0.1"] * 100)
     with (
         full_backlog() as port,
         Gunicorn(
@@ -200,10 +190,8 @@ def test_the_connect_timeout_is_for_all_addresses_together(
             MISTRAL_FILTER_CONNECT_TIMEOUT=1,
         ) as server,
     ):
-        begin = time.monotonic()
-        response = post(server)
+        response = post(server)  # a TimeoutError: it was a timeout for each
         assert (response.status, response.json()["error"]["code"]) == (504, "upstream_connect_timeout")
-        assert time.monotonic() - begin < 3
 
 
 def test_over_tls_a_name_may_move_to_another_server(gunicorn_server: Start, resolver: Resolver, tmp_path: Path) -> None:
@@ -230,14 +218,14 @@ def test_over_tls_a_name_may_move_to_another_server(gunicorn_server: Start, reso
         )
         for _ in range(3):
             assert post(server, "caller").status == 200
-            time.sleep(0.3)
+            first.wait_connections(0)
         assert resumed == [False, False, True]
     with TLSUpstream(trusted.issue("second"), address="127.0.0.2", port=first.port) as second:
         second.script = script
         resolver.answer("127.0.0.2")
-        eventually(lambda: post(server, "caller").status == 200, "the new address", 20)
+        eventually(lambda: post(server, "caller").status == 200, "the new address")
         assert resumed[3:] == [False]
     with TLSUpstream(stranger.issue("third"), address="127.0.0.3", port=first.port) as third:
         resolver.answer("127.0.0.3")
-        eventually(lambda: post(server, "caller").json()["error"]["code"] == "upstream_tls", "the certificate to be refused", 20)
+        eventually(lambda: post(server, "caller").json()["error"]["code"] == "upstream_tls", "the certificate to be refused")
         assert third.requests == []

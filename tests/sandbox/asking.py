@@ -15,7 +15,7 @@ USER = {"role": "user", "content": "Hi"}
 
 
 def ask(port: int, method: str, path: str, body: Any = None, headers: Any = KEY) -> tuple[int, http.client.HTTPMessage, bytes]:
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         connection.request(method, path, json.dumps(body) if isinstance(body, (dict, list)) else body, headers)
         response = connection.getresponse()
         return response.status, response.headers, response.read()
@@ -27,7 +27,7 @@ def post(port: int, body: Any, path: str = "/v1/chat/completions") -> tuple[int,
 
 
 def raw_exchange(port: int, request: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(request)
         connection.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: connection.recv(65536), b""))

@@ -70,7 +70,7 @@ def test_the_echo_answers_and_the_request_is_recorded_as_it_came(upstream: Scrip
 
 def test_a_chunked_body_is_put_together(upstream: ScriptedUpstream) -> None:
     """Chunks from a library's generator and hand-made ones with an extension and a trailer are recorded whole."""
-    requests.post(upstream.url, data=iter([b"one", b"two"]), timeout=10)
+    requests.post(upstream.url, data=iter([b"one", b"two"]), timeout=60)
     head = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
     raw_request(upstream.port, head + b"3;a=b\r\nabc\r\n00A\r\n0123456789\r\n0\r\nX-T: 1\r\n\r\n")
     first, second = upstream.wait(2)
@@ -107,7 +107,7 @@ def test_connections_are_kept_counted_and_freed(upstream: ScriptedUpstream) -> N
     """Two requests of one session share a connection; when the session closes, the upstream sees it go."""
     with requests.Session() as session:
         for _ in range(2):
-            assert session.get(upstream.url, timeout=10).ok
+            assert session.get(upstream.url, timeout=60).ok
         assert (upstream.connections, upstream.accepted) == (1, 1)
     upstream.wait_connections(0)
     assert [request.connection for request in upstream.requests] == [1, 1]
@@ -132,7 +132,7 @@ def test_a_peer_that_leaves_in_mid_answer_is_noticed(upstream: ScriptedUpstream,
 def test_a_good_stream_is_read_by_other_clients(upstream: ScriptedUpstream, framing: Framing) -> None:
     """requests and our own reader get the same bytes in all three framings, and call them complete."""
     upstream.script = sse(EVENTS, framing=framing)
-    assert requests.get(upstream.url, timeout=10).content == STREAM
+    assert requests.get(upstream.url, timeout=60).content == STREAM
     response = ask(upstream.port, "GET", "/")
     assert (response.body, response.complete) == (STREAM, True)
     assert raw_request(upstream.port, build_request("GET", "/", headers=[("Connection", "close")])) == sse_bytes(EVENTS, framing)
@@ -146,7 +146,7 @@ def test_a_cut_stream_shows_in_its_framing(upstream: ScriptedUpstream, framing: 
     response = ask(upstream.port, "GET", "/")
     assert (response.body, response.complete) == (STREAM[:cut_at], False)
     with pytest.raises(requests.RequestException):
-        requests.get(upstream.url, timeout=10)
+        requests.get(upstream.url, timeout=60)
 
 
 def test_a_missing_last_chunk_is_a_cut(upstream: ScriptedUpstream) -> None:
@@ -176,7 +176,7 @@ def test_no_answer_breaks_other_clients_too(upstream: ScriptedUpstream, script: 
     """No reply, RST and nonsense are connection errors for requests."""
     upstream.script = script
     with pytest.raises(requests.ConnectionError):
-        requests.get(upstream.url, timeout=10)
+        requests.get(upstream.url, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -283,9 +283,9 @@ def test_tls(new_upstream: Callable[..., ScriptedUpstream], certificate: tuple[P
     """requests trusts the certificate when told to, and only then."""
     server = new_upstream(tls=certificate)
     server.script = json_answer({})
-    assert requests.get(server.url, verify=str(certificate[0]), timeout=10).json() == {}
+    assert requests.get(server.url, verify=str(certificate[0]), timeout=60).json() == {}
     with pytest.raises(requests.exceptions.SSLError):
-        requests.get(server.url, timeout=10)
+        requests.get(server.url, timeout=60)
     assert len(server.requests) == 1
 
 
@@ -309,7 +309,7 @@ def test_tls_can_break_in_the_handshake(
     server = new_upstream(tls=certificate)
     server.on_connect = chain(Exchange.wait_for_bytes, fault, Exchange.close)
     with pytest.raises(requests.ConnectionError):
-        requests.get(server.url, verify=str(certificate[0]), timeout=10)
+        requests.get(server.url, verify=str(certificate[0]), timeout=60)
     assert server.requests == []
 
 
