@@ -103,8 +103,8 @@ def test_a_name_in_several_pieces_passes() -> None:
 
 def test_a_stream_without_replaced_names_is_the_very_same() -> None:
     """Where every name was legal nothing is looked at."""
-    needs = plan("responses", False, "x")
-    chunks = iter(RESPONSES)
+    needs = plan("chat", False, NATIVE)
+    chunks = iter(CHAT)
     assert not needs.rewrites_stream
     assert not needs.rewrites_answer
     assert needs.events(chunks) is chunks
