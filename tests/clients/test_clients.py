@@ -15,14 +15,11 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
 import tiktoken
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
-from langchain_core.tools import tool
-from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from mistralai.client import Mistral
 from mistralai.client.errors import SDKError
 from openai import AsyncOpenAI, OpenAI
@@ -30,6 +27,9 @@ from servers import DEADLINE, Gunicorn, Sandbox, ask
 from upstream import Event, Exchange, ScriptedUpstream, event_bytes, json_answer, sse
 
 from mistral_filter.sandbox import NO_MODEL, RESULT_CAME, broken_rule, violations
+
+if TYPE_CHECKING:
+    from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
 Json = dict[str, Any]
 
@@ -155,9 +155,11 @@ def mistral(proxy: Gunicorn) -> Iterator[Mistral]:
 
 
 @contextmanager
-def langchain(proxy: Gunicorn, path: str = "/v1", model: str = MODEL) -> Iterator[ChatOpenAI]:
+def langchain(proxy: Gunicorn, path: str = "/v1", model: str = MODEL, **options: Any) -> Iterator[ChatOpenAI]:
+    from langchain_openai import ChatOpenAI  # here: each process collects this file, and the import takes two seconds
+
     with openai.DefaultHttpxClient() as http:
-        yield ChatOpenAI(model=model, base_url=proxy.url + path, api_key=KEY, max_retries=0, http_client=http)
+        yield ChatOpenAI(model=model, base_url=proxy.url + path, api_key=KEY, max_retries=0, http_client=http, **options)
 
 
 def call_id(number: int) -> str:
@@ -627,7 +629,6 @@ def test_async_mistralai(proxy: Gunicorn) -> None:
 # ------------------------------------------------------------------------------------------------------------ LangChain
 
 
-@tool
 def weather(city: str) -> str:
     """The weather in a city."""
     return f"12 degrees in {city}"
@@ -662,7 +663,10 @@ def test_langchain_receives_each_piece_before_the_next_is_sent(proxy: Gunicorn, 
 
 def test_langchain_tool_loop_begun_elsewhere(proxy: Gunicorn) -> None:
     """A LangChain conversation with OpenAI's ids in it goes on: answer, call, result, answer."""
-    messages: list[BaseMessage] = [
+    from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+    from langchain_core.tools import tool
+
+    messages: list[Any] = [
         HumanMessage("Hi"),
         AIMessage("", tool_calls=[{"name": "weather", "args": {"city": "Rome"}, "id": call_id(1)}]),
         ToolMessage("9 degrees", tool_call_id=call_id(1)),
@@ -674,7 +678,7 @@ def test_langchain_tool_loop_begun_elsewhere(proxy: Gunicorn) -> None:
         messages += [first, HumanMessage(ASKING["content"])]
         second = bound.invoke(messages)
         [call] = second.tool_calls
-        done = weather.invoke(call)
+        done = tool(weather).invoke(call)
         messages += [second, done]
         third = bound.invoke(messages)
     assert third.content == RESULT_CAME
@@ -682,6 +686,8 @@ def test_langchain_tool_loop_begun_elsewhere(proxy: Gunicorn) -> None:
 
 @contextmanager
 def embeddings(proxy: Gunicorn, model: str = "mistral-embed", **options: Any) -> Iterator[OpenAIEmbeddings]:
+    from langchain_openai import OpenAIEmbeddings
+
     with openai.DefaultHttpxClient() as http:
         yield OpenAIEmbeddings(model=model, base_url=f"{proxy.url}/v1", api_key=KEY, max_retries=0, http_client=http, **options)
 

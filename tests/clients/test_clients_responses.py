@@ -10,20 +10,17 @@ from typing import Any
 import openai
 import pydantic
 import pytest
-from langchain_core.messages import BaseMessage, HumanMessage
-from langchain_core.tools import tool
-from langchain_openai import ChatOpenAI
 from openai import OpenAI
 from servers import Gunicorn
 from test_clients import (  # the fixtures are found by their names
     ASKING,
-    KEY,
     MODEL,
     SAID,
     TOOLS,
     _nothing_of_the_developers,
     client,
     fields,
+    langchain,
     proxy,
 )
 
@@ -38,7 +35,6 @@ class City(pydantic.BaseModel):
     city: str
 
 
-@tool
 def weather(city: str) -> str:
     """The weather in a city."""
     return f"9 degrees in {city}"
@@ -117,14 +113,16 @@ def test_openai_sees_a_stream_break(proxy: Gunicorn) -> None:
 @pytest.mark.parametrize("version", [None, "responses/v1"])
 def test_langchain_reasons_with_tools(proxy: Gunicorn, version: str | None) -> None:
     """``reasoning=`` makes LangChain speak Responses: a call, its result, the next question, and a stream."""
+    from langchain_core.messages import HumanMessage
+    from langchain_core.tools import tool
+
     options: Any = {"reasoning": {"effort": "high", "summary": "auto"}, "output_version": version}
-    with openai.DefaultHttpxClient() as http:
-        model = ChatOpenAI(model=MODEL, base_url=f"{proxy.url}/v1", api_key=KEY, max_retries=0, http_client=http, **options)
+    with langchain(proxy, **options) as model:
         bound = model.bind_tools([weather])
-        messages: list[BaseMessage] = [HumanMessage(ASKING["content"])]
+        messages: list[Any] = [HumanMessage(ASKING["content"])]
         first = bound.invoke(messages)
         [call] = first.tool_calls
-        messages += [first, weather.invoke(call)]
+        messages += [first, tool(weather).invoke(call)]
         second = bound.invoke(messages)
         messages += [second, HumanMessage("And now?")]
         assert (second.text, bound.invoke(messages).text) == (RESULT_CAME, SAID)

@@ -9,6 +9,7 @@ import subprocess
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import cache
 from hashlib import sha256
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -46,6 +47,9 @@ def make_app(**options: Any) -> Flask:
     return app
 
 
+_usual_app = cache(make_app)  # the template is compiled once for each application
+
+
 def get(
     environ: Mapping[str, str] = NOTHING,
     *,
@@ -56,7 +60,7 @@ def get(
 ) -> TestResponse:
     """*path* as a server named ``OWN`` answers it; *environ* are further WSGI variables, headers among them."""
     own = {"SERVER_NAME": "server.internal", "SERVER_PORT": "8000", "HTTP_HOST": "", "HTTP_ACCEPT": accept}
-    client = (app or make_app()).test_client()
+    client = (app or _usual_app()).test_client()
     return client.open(path, method=method, environ_overrides={**own, **environ})
 
 
