@@ -33,9 +33,10 @@ $(VENV)/.runs: requirements.txt | $(BIN)/pip
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-# The pip of Python 3.10 takes minutes to resolve what a new one resolves in seconds. What is not imported need not be compiled.
+# uv resolves and installs in seconds what takes pip most of a minute; where it cannot be had, pip does. What is not imported need
+# not be compiled.
 $(VENV)/.tests: requirements.txt pyproject.toml | $(BIN)/pip
-	@$(BIN)/python -c 'import pip, sys; sys.exit(int(pip.__version__.split(".")[0]) < 24)' \
-	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt -e '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv \
+	  && $(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt -e '.[test]' \
+	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt -e '.[test]'
 	@touch $@ $(VENV)/.runs

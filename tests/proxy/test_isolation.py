@@ -56,38 +56,38 @@ def sent(upstream: ScriptedUpstream, server: Gunicorn, caller: str | None, model
     return ["temperature" in request.json() for request in upstream.requests]
 
 
-@pytest.fixture
-def learner(gunicorn_server: Start, new_upstream: NewUpstream, tmp_path: Path) -> Iterator[tuple[Gunicorn, ScriptedUpstream]]:
-    """A server that has learnt nothing yet, with one upstream under three names."""
-    upstream = new_upstream()
-    others = f"other=http://localhost:{upstream.port} third={upstream.url}"
-    settings = {"MISTRAL_FILTER_UPSTREAM": upstream.url, "MISTRAL_FILTER_UPSTREAMS": others}
-    with Gunicorn(tmp_path, WEB_CONCURRENCY=1, **settings) as server:
-        yield server, upstream
+@pytest.fixture(scope="module")
+def learner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gunicorn, ScriptedUpstream]]:
+    """A server that has learnt nothing of the models of the next test, with one upstream under three names."""
+    with ScriptedUpstream() as upstream:
+        others = f"other=http://localhost:{upstream.port} third={upstream.url}"
+        settings = {"MISTRAL_FILTER_UPSTREAM": upstream.url, "MISTRAL_FILTER_UPSTREAMS": others}
+        with Gunicorn(tmp_path_factory.mktemp("learner"), WEB_CONCURRENCY=1, **settings) as server:
+            yield server, upstream
 
 
 def test_a_lesson_is_for_its_caller_model_and_upstream(learner: tuple[Gunicorn, ScriptedUpstream]) -> None:
     """I1: the same caller and model are spared the second request; other callers, models and upstreams keep the field."""
     server, upstream = learner
-    upstream.script = refusing({"Bearer a"}, {"small"})
-    assert sent(upstream, server, "a", "small") == [True, False]
-    assert sent(upstream, server, "a", "small") == [False]
-    assert sent(upstream, server, "b", "small") == [True]
-    assert sent(upstream, server, None, "small") == [True]
-    assert sent(upstream, server, "a", "large") == [True]
+    upstream.script = refusing({"Bearer a"}, {"small-1"})
+    assert sent(upstream, server, "a", "small-1") == [True, False]
+    assert sent(upstream, server, "a", "small-1") == [False]
+    assert sent(upstream, server, "b", "small-1") == [True]
+    assert sent(upstream, server, None, "small-1") == [True]
+    assert sent(upstream, server, "a", "large-1") == [True]
     upstream.script = refusing(set(), set())
-    assert sent(upstream, server, "a", "small", "/other" + CHAT) == [True]
-    assert sent(upstream, server, "a", "small", "/third" + CHAT) == [True]
-    assert sent(upstream, server, "a", "small") == [False]
+    assert sent(upstream, server, "a", "small-1", "/other" + CHAT) == [True]
+    assert sent(upstream, server, "a", "small-1", "/third" + CHAT) == [True]
+    assert sent(upstream, server, "a", "small-1") == [False]
 
 
 def test_each_caller_learns_anew(learner: tuple[Gunicorn, ScriptedUpstream]) -> None:
     """I1: where the upstream refuses everybody, each caller, model and upstream pays one second request of its own."""
     server, upstream = learner
-    upstream.script = refusing({"Bearer a", "Bearer b", None}, {"small", "large"})
+    upstream.script = refusing({"Bearer a", "Bearer b", None}, {"small-2", "large-2"})
     for target in (CHAT, "/other" + CHAT):
         for caller in ("a", "b"):
-            for model in ("small", "large"):
+            for model in ("small-2", "large-2"):
                 assert sent(upstream, server, caller, model, target) == [True, False]
                 assert sent(upstream, server, caller, model, target) == [False]
 
@@ -95,18 +95,18 @@ def test_each_caller_learns_anew(learner: tuple[Gunicorn, ScriptedUpstream]) -> 
 def test_callers_without_credentials_are_not_one_caller(learner: tuple[Gunicorn, ScriptedUpstream]) -> None:
     """I1: what a request without a key caused is not applied to a caller that has one."""
     server, upstream = learner
-    upstream.script = refusing({None}, {"small"})
-    assert sent(upstream, server, None, "small") == [True, False]
-    assert sent(upstream, server, "a", "small") == [True]
-    assert sent(upstream, server, "b", "small") == [True]
+    upstream.script = refusing({None}, {"small-3"})
+    assert sent(upstream, server, None, "small-3") == [True, False]
+    assert sent(upstream, server, "a", "small-3") == [True]
+    assert sent(upstream, server, "b", "small-3") == [True]
 
 
 def test_a_reported_lesson_is_not_reported_to_others(learner: tuple[Gunicorn, ScriptedUpstream]) -> None:
     """I1: the header of changes names the field for the caller concerned only."""
     server, upstream = learner
-    upstream.script = refusing({"Bearer a"}, {"small"})
+    upstream.script = refusing({"Bearer a"}, {"small-4"})
     for caller, named in [("a", True), ("a", True), ("b", False)]:
-        response = ask(server.port, "POST", CHAT, chat(model="small", temperature=0.5), [key(caller)])
+        response = ask(server.port, "POST", CHAT, chat(model="small-4", temperature=0.5), [key(caller)])
         assert ("temperature" in (response.header("Mistral-Filter-Changes") or "")) is named
 
 
