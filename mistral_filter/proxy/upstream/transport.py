@@ -31,7 +31,7 @@ from mistral_filter.proxy.upstream.wire import Wire
 
 __all__ = ["Answer", "Transport", "TransportError", "UpstreamRequest"]
 
-_REST_SECONDS = 0.01
+_REST_SECONDS = 0.03
 _KEPT, _KEPT_SECONDS = 1, 20.0
 _IDLE_SECONDS = 0.75
 _MOST_IDLE = 500
