@@ -1276,7 +1276,7 @@ def test_nobody_gets_what_is_anothers(proxy: Gunicorn, upstream: ScriptedUpstrea
     """
     upstream.script = tagged_fault
     good = 0
-    never_sent: set[str] = set()  # on a connection that the upstream was closing just then, without having said so
+    told: set[str] = set()  # of a failure, as where the upstream was closing the connection just then, without having said so
 
     def caller(number: int) -> list[str]:
         wrong = []
@@ -1310,7 +1310,7 @@ def test_nobody_gets_what_is_anothers(proxy: Gunicorn, upstream: ScriptedUpstrea
     seen = [(request.model, request.header("Authorization")) for request in upstream.requests]
     assert len(seen) == len(set(seen)), "no request is sent twice"
     everyone = {f"tag-{number}-{turn}-end" for number in range(32) for turn in range(10)}
-    assert everyone - {model for model, _ in seen} <= never_sent, "who is not told of a failure was served"
+    assert everyone - {model for model, _ in seen} <= told, "who is not told of a failure was served"
     assert all(f"Bearer key-{str(r.model).split('-')[1]}-end" == r.header("Authorization") for r in upstream.requests)
     assert upstream.accepted < len(seen), "connections are used again"
     upstream.clear()
