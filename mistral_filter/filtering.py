@@ -21,7 +21,7 @@ from mistral_filter.document import Document
 from mistral_filter.errors import InvalidJSON, Refused, TooDeep
 from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, KEEP
 from mistral_filter.fields import Object as Table
-from mistral_filter.judge import Judge, Learnt, LeftOut
+from mistral_filter.judge import Judge, Learnt, LeftOut, leave_out
 from mistral_filter.media import LEAST, Media, put_aside
 from mistral_filter.models import aliases_of
 from mistral_filter.parsing import parse_with_surrogates
@@ -189,9 +189,9 @@ def _lists(endpoint: str, fields: str, allow: tuple[str, ...], drop: tuple[str, 
     added = {name: known.get(name, KEEP) for name in allow}
     names = {name: node for name, node in {**table.fields, **added}.items() if name not in drop}
     reason = f"The list {fields} leaves the field out; current keeps it"
-    left_out = {name: LeftOut(reason, node) for name, node in known.items() if name not in names}
-    left_out |= dict.fromkeys(drop, LeftOut("The setting drop leaves the field out", KEEP))
-    return _Lists(table._replace(fields=names), left_out)
+    out = {name: leave_out(reason, node) for name, node in known.items() if name not in names}
+    out |= dict.fromkeys(drop, leave_out("The setting drop leaves the field out", KEEP))
+    return _Lists(table._replace(fields=names), out)
 
 
 def accepted_names(endpoint: str, fields: str = "classic") -> tuple[str, ...]:

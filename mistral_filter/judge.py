@@ -17,7 +17,7 @@ from mistral_filter.parts import GONE, Array, Object, Part
 from mistral_filter.plain import is_plain
 from mistral_filter.rawjson import NULL
 
-__all__ = ["Judge", "Learnt", "LeftOut", "Location"]
+__all__ = ["Judge", "Learnt", "LeftOut", "Location", "leave_out"]
 
 Location = tuple[str, ...]
 """Where a field stands: its keys from the top of a body, ``"*"`` for every item of a list: ``("messages", "*", "name")``."""
@@ -45,8 +45,9 @@ class LeftOut(NamedTuple):
     """A field that the API knows, and that the list in use leaves out."""
 
     reason: str
-    known: fields.Node
-    """How a value of it would be judged."""
+    refuses_null: bool
+    words: Value | None
+    """By which a value of it would be judged; None: whatever it is would stay."""
 
 
 _NO_NULL = "Mistral refuses null here"
@@ -120,14 +121,12 @@ class Judge:
 
     def _why_left_out(self, name: str, value: Any, field: LeftOut) -> tuple[str, Loss]:
         """The reason for leaving out a field that the API knows, and the loss: a *value* that it refuses is one anyway."""
-        if self._repair and value == NULL and _refuses_null(field.known):
-            return _NO_NULL, "none"
-        known = field.known
-        repair = None
-        if self._repair and isinstance(known, Value) and known is not SET and known.high is None:  # others are clamped, and stay
-            repair = repair_value(name, value, known)
-        if repair is not None and repair.value is GONE:
-            return repair.reason, repair.loss
+        if self._repair:
+            if field.refuses_null and value == NULL:
+                return _NO_NULL, "none"
+            repair = field.words and repair_value(name, value, field.words)
+            if repair and repair.value is GONE:
+                return repair.reason, repair.loss
         return reason_and_loss(name, value, field.reason)
 
     def one(self, part: Object, known: fields.Node) -> None:
@@ -180,6 +179,12 @@ class Judge:
             elif isinstance(message, Array) and not inner:  # several conversations
                 self._each_message(message, known, inner=True)
             messages.close(index)
+
+
+def leave_out(reason: str, known: fields.Node) -> LeftOut:
+    """A field left out for *reason*, whose values would be judged by *known*. Numbers are clamped, and so would stay."""
+    words = known if isinstance(known, Value) and known is not SET and known is not KEEP and known.high is None else None
+    return LeftOut(reason, _refuses_null(known), words)
 
 
 def _refuses_null(known: fields.Node) -> bool:
