@@ -13,11 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from servers import Serve, ask, free_port
 from test_explain import BAD, GOOD, as_json
-from upstream import ScriptedUpstream, json_answer
+from upstream import ScriptedUpstream, chain, json_answer, raw, stall
 
 from mistral_filter import __version__
+from mistral_filter.command import mistral_filter
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -280,6 +282,73 @@ def test_check_says_what_to_do(
     )
     status, out, _ = ended("check", MISTRAL_FILTER_UPSTREAM=upstream.url, MISTRAL_FILTER_CROS_ORIGINS="*")
     assert (status, "did you mean MISTRAL_FILTER_CORS_ORIGINS?" in out) == (1, True)
+
+
+@pytest.mark.parametrize("key", ["canary key", "canary-kéy", "Bearer canary-key", "canary\nkey"])
+def test_check_knows_what_cannot_be_a_key(upstream: ScriptedUpstream, key: str) -> None:
+    """A key that no header can hold is said, neither sent nor printed; white space around a key does not matter."""
+    upstream.script = json_answer(MODELS)
+    status, out, err = ended("check", MISTRAL_FILTER_UPSTREAM=upstream.url, MISTRAL_API_KEY=key)
+    assert (status, err, "canary" in out) == (1, "", False)
+    assert out.splitlines()[-1].startswith("✗ Models: your key holds a space or a character")
+    assert [request.header("Authorization") for request in upstream.requests] == [None]
+    assert ended("check", MISTRAL_FILTER_UPSTREAM=upstream.url, MISTRAL_API_KEY=" canary-key\n")[0] == 0
+    assert upstream.requests[1].header("Authorization") == "Bearer canary-key"
+
+
+@pytest.mark.parametrize(("status", "said"), [(403, "answered 403 with a page"), (200, "is not a list of models")])
+def test_check_tells_a_page_from_an_answer_of_the_api(upstream: ScriptedUpstream, status: int, said: str) -> None:
+    """A firewall's page is not Mistral's refusal of a key: the sentence asks who answers there."""
+    upstream.script = raw(b"HTTP/1.1 %d X\r\nContent-Type: text/html\r\nContent-Length: 2\r\n\r\nno" % status)
+    code, out, _ = ended("check", MISTRAL_FILTER_UPSTREAM=upstream.url, MISTRAL_API_KEY="canary-key")
+    assert code == 1
+    last = out.splitlines()[-1]
+    assert last.startswith("✗ Models: ")
+    assert said in last
+    assert last.endswith(f"Does Mistral's API answer at 127.0.0.1:{upstream.port}? Check MISTRAL_FILTER_UPSTREAM.")
+
+
+def test_check_says_what_is_wrong_with_a_certificate(
+    new_upstream: Callable[..., ScriptedUpstream], certificate: tuple[Path, Path]
+) -> None:
+    """OpenSSL's own words are shown: a certificate that nothing trusts, and one of another host."""
+    url = new_upstream(tls=certificate).url
+    assert "The certificate: self-signed certificate" in ended("check", MISTRAL_FILTER_UPSTREAM=url)[1]
+    other = url.replace("127.0.0.1", "localhost")
+    out = ended("check", MISTRAL_FILTER_UPSTREAM=other, MISTRAL_FILTER_CA_BUNDLE=str(certificate[0]))[1]
+    assert "The certificate: Hostname mismatch, certificate is not valid for 'localhost'." in out
+
+
+def test_check_does_not_wait_as_long_as_a_server(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upstream that is silent is said to be, long before MISTRAL_FILTER_READ_TIMEOUT."""
+    upstream.script = chain(stall(5), json_answer(MODELS))
+    monkeypatch.setattr(sys.modules["mistral_filter.command.check"], "_SECONDS", 0.5)
+    monkeypatch.setenv("MISTRAL_FILTER_UPSTREAM", upstream.url)
+    monkeypatch.setenv("MISTRAL_API_KEY", "canary-key")
+    result = CliRunner().invoke(mistral_filter, ["check"])
+    assert result.exit_code == 1
+    assert result.output.splitlines()[-1] == "✗ Models: The upstream did not answer in time."
+
+
+def test_check_tells_that_the_proxy_refuses(upstream: ScriptedUpstream) -> None:
+    """A proxy that does not let the connection through is the proxy's setting's matter, not the certificate's."""
+    upstream.script = json_answer({}, 407)
+    out = ended("check", MISTRAL_FILTER_PROXY=upstream.url)[1].splitlines()
+    assert [line[0] for line in out] == ["✓", "✓", "✗", "·", "·"]
+    said = f"127.0.0.1:{upstream.port}, or the upstream through it, could not be reached. Check MISTRAL_FILTER_PROXY."
+    assert out[2] == f"✗ Connection: {said}"
+
+
+def test_check_names_the_setting_of_a_held_key_that_is_refused(upstream: ScriptedUpstream) -> None:
+    """The key is the server's, so the sentence names its variable."""
+    upstream.script = json_answer({"detail": "Unauthorized"}, 401)
+    held = {"MISTRAL_FILTER_TOKENS": "canary-token", "MISTRAL_FILTER_CORS_ORIGINS": "none"}
+    key = {"MISTRAL_FILTER_UPSTREAM": upstream.url, "MISTRAL_FILTER_API_KEY": "canary-held-key"}
+    status, out, _ = ended("check", **held, **key)
+    assert (status, out.splitlines()[-1]) == (1, "✗ Models: Mistral refuses the held key: check MISTRAL_FILTER_API_KEY")
+    keys = {"MISTRAL_FILTER_UPSTREAMS": f"own={upstream.url}", "MISTRAL_FILTER_API_KEYS": "own=canary-held-key"}
+    status, out, _ = ended("check", "--upstream", "own", **held, **keys)
+    assert (status, out.splitlines()[-1]) == (1, "✗ Models: Mistral refuses the held key: check MISTRAL_FILTER_API_KEYS")
 
 
 def test_check_uses_the_key_that_the_server_holds(upstream: ScriptedUpstream) -> None:

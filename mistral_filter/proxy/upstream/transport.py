@@ -251,6 +251,8 @@ class Transport(BaseAdapter):
             prepared.close()
             self._sessions.forget(caller)
             call.check()
+            if isinstance(error, TransportError):  # an OSError as well, as all errors of requests
+                raise
             if isinstance(error, TimeoutError):
                 raise TransportError("upstream_connect_timeout") from None
             if isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS:
@@ -270,10 +272,14 @@ class Transport(BaseAdapter):
             more = sock.recv(_MAX_TUNNEL_HEAD)
             answer += more
             if not more or len(answer) > _MAX_TUNNEL_HEAD:
-                raise Malformed
+                raise TransportError("upstream_unreachable")
         head, blank, rest = answer.partition(b"\r\n\r\n")
-        if not 200 <= parse_head((head + blank).decode("latin-1"), "CONNECT").status < 300 or rest:
-            raise Malformed
+        try:
+            status = parse_head((head + blank).decode("latin-1"), "CONNECT").status
+        except Malformed:
+            status = 0
+        if not 200 <= status < 300 or rest:
+            raise TransportError("upstream_unreachable")
 
     def _proxy_authorization(self) -> str:
         assert self._proxy is not None
