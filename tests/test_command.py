@@ -10,16 +10,18 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from servers import Serve, ask, free_port
+from servers import Serve, ask, eventually, free_port
 from test_explain import BAD, GOOD, as_json
 from upstream import ScriptedUpstream, chain, json_answer, raw, stall
 
 from mistral_filter import __version__
 from mistral_filter.command import mistral_filter
+from mistral_filter.proxy.settings import SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -73,6 +75,20 @@ def test_a_refused_body_is_status_2(body: bytes) -> None:
     assert (status, err) == (2, "")
     assert out.startswith("refused (400): ")
     assert out.count("\n") == 1
+
+
+def test_invalid_json_has_a_line_and_a_column() -> None:
+    """Where the body breaks is said as an editor says it."""
+    assert run(b'{"model": "m",\n "messages": [,]}')[1].endswith(" Line 2, column 15.\n")
+
+
+def test_a_long_line_is_cut() -> None:
+    """An image beside a change is not written to the terminal; ``--json`` has it."""
+    body = json.dumps({"model": "m", "user": "u", "prompt": "A" * 3000}).encode()
+    out = run(body, "--endpoint", "fim")[1]
+    assert [line for line in out.splitlines() if len(line) > 600] == []
+    assert f"{'A' * 100}… (" in out
+    assert "A" * 3000 in run(body, "--endpoint", "fim", "--json")[1]
 
 
 def test_json_for_programs() -> None:
@@ -142,17 +158,38 @@ def test_a_name_with_odd_characters_needs_no_special_terminal() -> None:
 
 
 def test_colours_on_a_terminal() -> None:
-    """On a terminal the cost of each change and the lines of the diff have colours."""
+    """On a terminal the cost of each change and the lines of the diff have colours, unless NO_COLOR is set (no-color.org)."""
+    shown = on_a_terminal(TERM="xterm")
+    assert "\x1b[31mlost" in shown
+    assert '\x1b[32m+  "random_seed": 1' in shown
+    assert "\x1b[31mlost" in on_a_terminal(NO_COLOR="")
+    assert "\x1b" not in on_a_terminal(NO_COLOR="yes")
+
+
+def on_a_terminal(**environ: str) -> str:
+    """What ``explain`` shows on one, of a body from a pipe."""
     leader, follower = os.openpty()
     try:
         words = [sys.executable, "-m", "mistral_filter", "explain"]
-        subprocess.run(words, cwd=ROOT, input=BAD, stdout=follower, timeout=60, check=False, env={"TERM": "xterm"})
-        shown = os.read(leader, 65536).decode()
+        subprocess.run(words, cwd=ROOT, input=BAD, stdout=follower, timeout=60, check=False, env=environ)
+        return os.read(leader, 65536).decode()
     finally:
         os.close(leader)
         os.close(follower)
-    assert "\x1b[31mlost" in shown
-    assert '\x1b[32m+  "random_seed": 1' in shown
+
+
+def test_a_body_from_a_terminal_is_asked_for() -> None:
+    """A command that waits for a body that is to be typed says so, apart from its output."""
+    leader, follower = os.openpty()
+    try:
+        os.write(leader, b'{"model":"m","user":"u"}\n\x04')
+        words = [sys.executable, "-m", "mistral_filter", "explain"]
+        done = subprocess.run(words, cwd=ROOT, stdin=follower, capture_output=True, timeout=60, check=False)
+    finally:
+        os.close(leader)
+        os.close(follower)
+    assert done.stderr == b"Paste a request body, then press Enter and Ctrl-D.\n"
+    assert done.stdout.startswith(b"drop  user")
 
 
 def test_a_file_is_read(tmp_path: Path) -> None:
@@ -217,7 +254,68 @@ def test_a_port_in_use_is_one_sentence() -> None:
         port = sock.getsockname()[1]
         status, out, err = ended("serve", "--port", str(port))
     assert (status, out) == (1, "")
-    assert err == f"Error: Port {port} is in use: choose another, such as --port {port + 1}.\n"
+    assert err == f"Error: Port {port} is in use: choose another, such as --port {port + 1} (make run PORT={port + 1}).\n"
+
+
+def test_the_highest_port_in_use_suggests_one_that_exists() -> None:
+    """There is no port 65536."""
+    with ExitStack() as stack:
+        with suppress(OSError):  # it may be in use already
+            stack.enter_context(socket.create_server(("127.0.0.1", 65535)))
+        assert "such as --port 8000 (make run PORT=8000)." in ended("serve", "--port", "65535")[2]
+
+
+def group_is_gone(group: int) -> bool:
+    """Whether no process of this process group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("arguments", [("--sandbox",), ()])
+def test_a_closed_terminal_ends_the_server(arguments: tuple[str, ...]) -> None:
+    """SIGHUP, a reload for gunicorn, is the end of the terminal that the server was started on."""
+    leader, follower = os.openpty()
+    words = [sys.executable, "-m", "mistral_filter", "serve", "--workers", "1", "--port", str(port := free_port()), *arguments]
+    process = subprocess.Popen(words, cwd=ROOT, stdin=follower, stdout=follower, stderr=follower, start_new_session=True)
+    os.close(follower)
+
+    def serves() -> bool:
+        with suppress(OSError):
+            return ask(port, "GET", "/health").status == 200
+        return False
+
+    try:
+        eventually(serves, "the server to start")
+        os.killpg(process.pid, signal.SIGHUP)  # as the shell does
+        os.close(leader)
+        assert process.wait(30) == 0
+        eventually(lambda: group_is_gone(process.pid), "the workers and the stand-in to end")
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_the_stand_in_ends_with_a_command_that_is_stopped_early(tmp_path: Path) -> None:
+    """SIGTERM before gunicorn has its handlers: the stand-in does not stay behind."""
+    code = (
+        "import os, signal, mistral_filter.proxy.serve as serve\n"
+        "def early(*_, **__):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    signal.pause()\n"
+        "serve.serve = early\n"
+        "from mistral_filter.__main__ import main; main()"
+    )
+    words = [sys.executable, "-c", code, "serve", "--sandbox", "--port", str(free_port())]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        process.wait(60)
+        eventually(lambda: group_is_gone(process.pid), "the stand-in to end")
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
@@ -375,6 +473,12 @@ def test_the_command_has_help_and_a_version() -> None:
     assert ended("--version")[1] == f"mistral-filter, version {__version__}\n"
 
 
+def test_help_lists_every_setting() -> None:
+    """An installed package has no documents: ``serve --help`` names each variable."""
+    out = ended("serve", "--help")[1]
+    assert [setting.variable for setting in SETTINGS if f"\n  {setting.variable}  " not in out] == []
+
+
 @pytest.mark.parametrize(
     ("missing", "arguments"), [("click", ()), ("gunicorn", ("serve", "--port", "1")), ("flask_cors", ("check",))]
 )
@@ -382,7 +486,10 @@ def test_the_command_says_what_is_missing(missing: str, arguments: tuple[str, ..
     """Where less than the proxy is installed, one sentence names the extra."""
     code = f"import sys; sys.modules[{missing!r}] = None; from mistral_filter.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (1, f"{missing} is missing: pip install '.[proxy]' in a clone of mistral-filter\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"{missing} is missing: install mistral-filter with the extra proxy (in a clone: pip install '.[proxy]')\n",
+    )
 
 
 def test_the_built_wheel_serves_alone(tmp_path: Path) -> None:
@@ -412,3 +519,13 @@ def test_the_built_wheel_serves_alone(tmp_path: Path) -> None:
         assert (page.status, page.header("Content-Type")) == (200, "text/html; charset=utf-8")
         models = ask(server.port, "GET", "/sandbox/v1/models", None, [("Authorization", "Bearer k")])
         assert models.json()["object"] == "list"
+
+
+def test_make_run_takes_no_host_from_the_environment() -> None:
+    """Some shells and Conda set HOST to other things; ``make run HOST=…`` is taken."""
+    environ = {"PATH": os.environ["PATH"], "HOST": "x86_64-conda-linux-gnu", "PORT": "8123"}
+    for arguments, host in (((), "127.0.0.1"), (("HOST=0.0.0.0",), "0.0.0.0")):
+        done = subprocess.run(
+            ["make", "-n", "run", *arguments], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60
+        )
+        assert done.stdout.splitlines()[-1].endswith(f"serve --sandbox --host {host} --port 8123")
