@@ -369,9 +369,10 @@ def test_broken_json_is_shown_where_it_breaks(tab: Tab, server: Gunicorn) -> Non
         ('{"é": "😀", x}', 1, 12, "x"),
         ('{"a": NaN}', 1, 7, "N"),
         ('{"a": 1', 1, 8, "␣"),
+        ("\n" + "[" * 300 + "]" * 300, 2, 201, "["),
     ):
         inspect(tab, body)
-        assert "invalid_json" in tab.text(".alert strong")
+        assert ("json_too_deep" if "[[" in body else "invalid_json") in tab.text(".alert strong")
         assert f"Line {line}, column {column}" in tab.text("#verdict")
         assert tab.text("#verdict mark") == marked
         assert tab.run("body.value.slice(body.selectionStart, body.selectionEnd)") == marked.replace("␣", "")
@@ -384,15 +385,43 @@ def test_a_refusal_is_shown_where_it_is(tab: Tab, server: Gunicorn) -> None:
     inspect(tab, '{"model": "mistral-embed", "input": [1, 2]}', "embeddings")
     assert "token_ids" in tab.text(".alert")
     assert tab.run("[...document.querySelectorAll('#before .mark')].map((e) => e.textContent)") == ['"input": [']
+    assert tab.text("#after") == TEXTS["en"]["js"]["nothing"]
     assert is_quiet(tab)
 
 
 def test_a_body_that_is_too_large_is_told_in_words(tab: Tab, server: Gunicorn) -> None:
-    """The limit of /explain is named, in the reader's language."""
+    """The limit of /explain is named, in the reader's language, and nothing is sent that would be refused."""
     tab.open(f"{server.url}/#inspector", language=CHINESE)
     inspect(tab, json.dumps({"model": "x" * 300_000}))
-    assert TEXTS["zh"]["js"]["too_large"] in tab.text(".alert")
-    assert is_quiet(tab, but=("413",))
+    assert tab.text(".alert") == TEXTS["zh"]["js"]["too_large"].format(256)
+    inspect(tab, json.dumps({"model": "é" * 131_050}, ensure_ascii=False))
+    assert tab.text("#verdict") == TEXTS["zh"]["js"]["unchanged"]
+    assert is_quiet(tab)
+
+
+def test_what_goes_as_a_whole_is_marked_as_a_whole(tab: Tab, server: Gunicorn) -> None:
+    """All lines of a dropped object carry its colour, of a renamed one the first; in Chinese, its reason has Chinese colons."""
+    tab.open(f"{server.url}/#inspector", language=CHINESE)
+    inspect(tab, '{"model": "m", "seed": {"a": 1}, "logit_bias": {"1": {"2": 3}}, "stream_options": {}}')
+    marked = "[...document.querySelectorAll('#before .mark')].map((e) => [e.className, e.firstChild.textContent])"
+    lines = ['"logit_bias": {', '"1": {', '"2": 3', "}", "},"]
+    assert tab.run(marked) == [
+        ["mark good", '"seed": {'],
+        *([["mark bad", line] for line in lines]),
+        ["mark good", '"stream_options": {}'],
+    ]
+    assert "Mistral 没有这个字段\uff1a" in tab.text("#list-of-changes")
+    assert is_quiet(tab)
+
+
+def test_a_deep_body_stays_in_its_pane(tab: Tab, server: Gunicorn) -> None:
+    """The panes scroll instead of widening the page."""
+    for width in (1280, 360):
+        tab.open(f"{server.url}/#inspector", width=width)
+        inspect(tab, '{"model": "m", "messages": ' + "[" * 150 + "]" * 150 + "}")
+        assert tab.text("#verdict") == TEXTS["en"]["js"]["unchanged"]
+        assert tab.run("document.documentElement.scrollWidth") <= width
+        assert tab.run("before.scrollWidth > before.clientWidth")
 
 
 def test_a_server_that_cannot_answer_is_told_in_words(tab: Tab, server: Gunicorn) -> None:

@@ -160,11 +160,12 @@ function reveal(line) {
 // not there, by the place of what would hold it.
 function render(box, tree, changes, marks, ghosts, from) {
   box.replaceChildren();
-  let lines = 0;
+  let lines = 0, whole = ""; // the class of the lines of a value that is dropped or added as a whole
   const line = (depth, numbers, ...content) => {
     if (++lines > MOST_LINES) return null;
     const element = make("div", "", ...content);
     if (numbers.length) element.className = `mark ${KINDS[worst(numbers, changes)] ?? "bad"}`;
+    else if (whole) element.className = `mark ${whole}`;
     element.style.paddingLeft = `${0.3 + depth * 1.1}em`;
     for (const n of numbers) if (changes[n]) element.append(" ", chip(n, changes, from));
     box.append(element);
@@ -184,6 +185,8 @@ function render(box, tree, changes, marks, ghosts, from) {
       return;
     }
     line(depth, numbers, name + node.open);
+    const outer = whole, all = numbers.find((n) => changes[n]?.action === (from === "before" ? "drop" : "insert"));
+    if (all !== undefined) whole = KINDS[changes[all].loss];
     node.members.forEach((found, i) => {
       const label = node.open === "{" ? `${found.raw}: ` : "";
       walk(found.value, [...steps, found.key], label, i + 1 < node.members.length ? "," : "", depth + 1);
@@ -195,6 +198,7 @@ function render(box, tree, changes, marks, ghosts, from) {
       ghost?.append(" ", chip(n, changes, from));
     }
     line(depth, [], node.close + comma);
+    whole = outer;
   };
   walk(tree, [], "", "", 0);
   if (lines > MOST_LINES) box.append(make("div", "ghost", filled(t.more_lines, lines - MOST_LINES)));
@@ -205,7 +209,7 @@ const put = (map, place, n) => map.set(place, [...(map.get(place) ?? []), n]);
 // A reason, or the two parts of one, in the language of the page as far as it has it.
 function inLanguage(reason) {
   const part = (text) => data.reasons[text] ?? text;
-  return data.reasons[reason] ?? reason.split(": ").map(part).join(": ");
+  return data.reasons[reason] ?? reason.split(": ").map(part).reduce((whole, next) => filled(t.and_why, whole, next));
 }
 
 function listChange(change, n) {
@@ -260,7 +264,7 @@ function showExplanation(text, body) {
     if (!told.place) return;
     marks[0].set(placeOf(told.place), [0]);
     render($("before"), member(tree, "before"), [], marks[0], absent[0], "before");
-    $("after").replaceChildren("—");
+    $("after").replaceChildren(t.nothing);
     $("panes").hidden = false;
     return;
   }
@@ -289,13 +293,13 @@ function showExplanation(text, body) {
   $("verdict").append(make("p", "", t.current_would, ...names, " ", button));
 }
 
-const FAILURES = {413: t.too_large, 503: t.busy};
 let asked = 0;
 async function inspect() {
   const body = $("body").value, mine = ++asked;
   $("panes").hidden = true;
   $("list-of-changes").replaceChildren();
   if (!body.trim()) return say(make("p", "", t.empty));
+  if (new Blob([body]).size > data.largest) return say(alertBox(filled(t.too_large, data.largest >> 10), ""));
   say(make("p", "soft", t.working));
   const target = `${root}/explain/${$("endpoint").value}?fields=${$("list").value}`;
   let status = 0, text = "";
@@ -305,7 +309,7 @@ async function inspect() {
   } catch { /* status 0: no answer */ }
   if (mine !== asked) return;
   if (status === 200) showExplanation(text, body);
-  else say(alertBox(FAILURES[status] ?? (status ? filled(t.http, status) : t.network), status ? errorOf(text) : ""));
+  else say(alertBox(status === 503 ? t.busy : status ? filled(t.http, status) : t.network, status ? errorOf(text) : ""));
 }
 
 $("inspect").addEventListener("submit", (event) => { event.preventDefault(); inspect(); });
@@ -481,8 +485,8 @@ function readable(header) {
     const value = (name) => rest.find((part) => part.startsWith(`${name}=`))?.slice(name.length + 1).replace(/^"|"$/g, "");
     if (!value("path")) return item;
     const to = value("to") ? ` → ${value("to")}` : "", times = value("count") ? ` ×${value("count")}` : "";
-    return `${value("path")}${to}${times} (${t.action[action] ?? action}, ${t.loss[value("loss")] ?? value("loss")})`;
-  }).join("; ");
+    return filled(t.made, value("path") + to + times, t.action[action] ?? action, t.loss[value("loss")] ?? value("loss"));
+  }).join(t.between);
 }
 
 $("ask").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
