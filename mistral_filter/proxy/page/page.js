@@ -355,6 +355,13 @@ function errorOf(text) {
   }
 }
 
+// What a refusal says, in the language of the page as far as it has words for its status.
+function refusal(response, text) {
+  const wait = response.headers.get("Retry-After") ?? "";
+  const words = t.statuses[response.status] ?? filled(t.http, response.status);
+  return [words, /^\d+$/.test(wait) ? filled(t.wait, wait) : "", errorOf(text)].filter(Boolean).join(" ");
+}
+
 // One key for each upstream, so that none is sent to another. Storage may be off: then they are kept in the page alone.
 let keys = {};
 try { keys = JSON.parse(sessionStorage.getItem("mistral-filter keys")) ?? {}; } catch { /* none */ }
@@ -370,15 +377,16 @@ showKey();
 const hasKey = () => {
   if ($("key").value.trim() || upstream() === "sandbox") return true;
   $("key").focus();
+  $("models").textContent = filled(t.need_key, $("key").labels[0].innerText.trim());
   return false;
 };
 
 async function loadModels() {
-  if (!hasKey()) return void ($("models").textContent = t.need_key);
+  if (!hasKey()) return;
   $("models").textContent = t.working;
   try {
     const response = await fetch(`${base()}/models`, {headers: headers()}), text = await response.text();
-    if (!response.ok) return void ($("models").textContent = `${filled(t.http, response.status)} ${errorOf(text)}`);
+    if (!response.ok) return void ($("models").textContent = refusal(response, text));
     const chats = JSON.parse(text).data.filter((model) => model.capabilities?.completion_chat !== false);
     const names = [...new Set(chats.map((model) => String(model.id)))].sort().slice(0, 500), chosen = $("model").value;
     $("model").replaceChildren(...names.map((name) => make("option", "", name)));
@@ -428,7 +436,7 @@ function switchTo(name) {
 async function ask() {
   const question = $("message").value.trim();
   if (running || !question) return;
-  if (!hasKey()) return void ($("models").textContent = t.need_key);
+  if (!hasKey()) return;
   $("models").textContent = "";
   $("message").value = "";
   turns.push({role: "user", content: question});
@@ -449,13 +457,13 @@ async function ask() {
     });
     begun = true;
     const made = response.headers.get("Mistral-Filter-Changes");
-    notes.append(made ? `${t.changed} ${readable(made)}` : t.no_changes, make("br"));
-    if (!response.ok) failed = `${filled(t.http, response.status)} ${errorOf(await response.text())}`;
+    if (made || response.ok) notes.append(made ? `${t.changed} ${readable(made)}` : t.no_changes, make("br"));
+    if (!response.ok) failed = refusal(response, await response.text());
     else for await (const event of events(response)) {
       first ??= seconds();
       if (event === "[DONE]") { finished = true; break; }
       const piece = JSON.parse(event), choice = piece.choices?.[0];
-      if (piece.error) { failed = errorOf(event); break; }
+      if (piece.error) { failed = piece.error.code === "upstream_cut" ? t.cut : errorOf(event); break; }
       const {content, reasoning_content: reasoning, tool_calls: calls} = choice?.delta ?? {};
       if (reasoning) {
         if (!folded.isConnected) text.before(folded);
