@@ -76,6 +76,7 @@ def _read(path: str, value: Any) -> tuple[Place, str]:
 
 
 _INDEX = re.compile(r"\[(\d{1,7})\]")
+_ITEM = re.compile(r"(.+)\[(\d{1,7})\]", re.DOTALL)
 _KEY_END = re.compile(r"[.\[]|\Z")
 
 
@@ -85,7 +86,7 @@ class _Walk:
         self._new_name: dict[Place, str] = {}
         self._new_value: dict[Place, str] = {}
         self._gone: set[Place] = set()
-        self._pairs: dict[Place, tuple[dict[int, int], list[int]]] = {}
+        self._pairs: dict[Place, dict[int, int]] = {}
         self._came_from: dict[str, Place] = {}
         self._readings = {change.path: _read(change.path, original) for change in changes}
         for change in changes:
@@ -99,6 +100,8 @@ class _Walk:
 
     def origin(self, change: Change) -> Place:
         """The deepest place in the original that has to do with *change*, which may be a change of what another one made."""
+        if change.action == "insert" and (item := _ITEM.fullmatch(change.path)):
+            return read_path(item[1], self._original)
         place, rest = self._readings[change.path]
         nested = self._new_name.get(place)
         if nested is not None and rest.startswith(f".{nested}."):
@@ -114,16 +117,16 @@ class _Walk:
         if not arrived:
             return (change.to and read_path(change.to, self._result)) or place
         if change.action == "insert":
-            return self._find_new(change, origin, place, value)
+            return self._find_new(change, place, value)
         if change.to and change.action == "rename" and isinstance(value, dict):
             return (*place, *read_path(change.to, value))  # it was nested one level deeper
         return place
 
-    def _find_new(self, change: Change, origin: Place, place: Place, value: Any) -> Place:
-        """What was put into the *value* at *place*."""
+    def _find_new(self, change: Change, place: Place, value: Any) -> Place:
+        """What was put into the *value* at *place*. The path of an item that was put in has its index in the result."""
         if isinstance(value, list):
-            put_in = self._pair(origin, value)[1]
-            return (*place, put_in.pop(0)) if put_in else place
+            item = _ITEM.fullmatch(change.path)
+            return (*place, int(item[2])) if item and int(item[2]) < len(value) else place
         name = re.split(r"[.\]]", change.path)[-1]
         return (*place, name) if isinstance(value, dict) and name in value else place
 
@@ -134,7 +137,7 @@ class _Walk:
         for depth, step in enumerate(origin):
             found: Place = ()
             if isinstance(value, list) and isinstance(step, int):
-                index = self._pair(origin[:depth], value)[0].get(step)
+                index = self._pair(origin[:depth], value).get(step)
                 found = () if index is None else (index,)
             elif isinstance(value, dict):
                 to, nested = self._new_name.get(origin[: depth + 1]), self._new_name.get(origin[:depth], "")
@@ -149,8 +152,8 @@ class _Walk:
             place, value = (*place, *found), _value_at(value, found)
         return place, value, True
 
-    def _pair(self, origin: Place, items: list[Any]) -> tuple[dict[int, int], list[int]]:
-        """Which of *items* each item of the original list at *origin* became, and which ones were put in."""
+    def _pair(self, origin: Place, items: list[Any]) -> dict[int, int]:
+        """Which of *items* each item of the original list at *origin* became."""
         if origin in self._pairs:
             return self._pairs[origin]
         given = _value_at(self._original, origin)
@@ -164,8 +167,8 @@ class _Walk:
             if match:
                 pairs[i] = match[0]
                 put_in, at = put_in - (match[0] - at), match[0] + 1
-        self._pairs[origin] = pairs, sorted(set(range(len(items))) - set(pairs.values()))
-        return self._pairs[origin]
+        self._pairs[origin] = pairs
+        return pairs
 
     def _is_like(self, given: Any, item: Any, origin: Place) -> bool:
         """Whether *item* may be what became of *given*, which stood at *origin*."""

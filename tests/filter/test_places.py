@@ -110,6 +110,25 @@ def test_places_follow_names_and_items(path: str, before: Place, after: Place) -
     assert places[path] == (before, after)
 
 
+def test_items_that_were_put_in_are_found_among_the_others() -> None:
+    """Over all records: their place is that of a new item in the result, and the list in the original, wherever they stand."""
+    seen = 0
+    for given, endpoint, options in bodies():
+        body = json.dumps(given).encode()
+        try:
+            filtered = filter_body(body, endpoint, **options)
+        except MistralFilterError:
+            continue
+        result = json.loads(filtered.body)
+        for change, places in zip(filtered.changes, locate_changes(body, filtered.body, filtered.changes), strict=True):
+            if change.action == "insert" and change.path.endswith("]"):
+                items = value_at(given, places.before)
+                assert isinstance(items, list)
+                assert value_at(result, places.after) not in items
+                seen += 1
+    assert seen > 15
+
+
 def test_a_change_of_what_another_made_lies_where_that_came_from() -> None:
     """Under the list classic reasoning.effort is renamed, then dropped: both stand at the original field."""
     body = json.dumps(BODY).encode()
