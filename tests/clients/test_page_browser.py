@@ -314,6 +314,7 @@ def test_a_sample_shows_every_change_in_both_bodies(tab: Tab, server: Gunicorn) 
         for pane in ("before", "after"):
             found = tab.run(f"[...document.querySelectorAll('#{pane} .chip')].map((e) => e.textContent)")
             assert sorted(found, key=int) == numbers
+        assert not tab.run("[...document.querySelectorAll('#after .ghost')].some((e) => !e.querySelector('s'))")  # none is there
         edges = "(e) => [e.getBoundingClientRect().top, e.getBoundingClientRect().bottom]"
         for pane in ("before", "after"):  # the first change is in sight
             box, chip = tab.run(f"[{pane}, {pane}.querySelector('.chip')].map({edges})")

@@ -192,8 +192,8 @@ function render(box, tree, changes, marks, ghosts, from) {
       walk(found.value, [...steps, found.key], label, i + 1 < node.members.length ? "," : "", depth + 1);
     });
     for (const n of absent) {
-      const {action, path} = changes[n], last = path.match(/(\[\d+\]|[^.\]]*)$/)[1];
-      const ghost = line(depth + 1, [], action === "drop" ? make("s", "", last) : `+ ${last}`);
+      const {path, to} = changes[n], last = ((from === "after" && to) || path).match(/(\[\d+\]|[^.\]]*)$/)[1];
+      const ghost = line(depth + 1, [], from === "after" ? make("s", "", last) : `+ ${last}`);
       ghost?.classList.add("ghost", KINDS[changes[n].loss]);
       ghost?.append(" ", chip(n, changes, from));
     }
