@@ -413,7 +413,6 @@ def test_the_page_is_proper_html(options: dict[str, Any], language: str) -> None
     assert all(after <= before + 1 for before, after in pairwise(levels))
     assert next(page.of("html")) == {"lang": "zh-Hans" if language == "zh" else "en"}
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in list(page.of("meta"))
-    assert all(head["scope"] in ("row", "col") for head in page.of("th"))
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -525,7 +524,8 @@ def test_each_upstream_has_a_base_url() -> None:
     """The page shows the base URL of the main upstream first, and one for each named one, with where it leads."""
     page = Page(get(AT_ROOT))
     assert page.snippets[0] == f"{ROOT}/v1"
-    assert f"codestral (https://codestral.mistral.ai){ROOT}/codestral/v1" in page.text
+    assert page.snippets[1] == f"{ROOT}/codestral/v1"
+    assert "codestral (https://codestral.mistral.ai)" in page.text
     assert "upstream" in page.inside
     alone = Page(get(app=make_app(upstreams={"": UPSTREAMS[""]})))
     assert "Further upstreams" not in alone.text

@@ -17,7 +17,7 @@ function make(tag, name = "", ...children) {
 // ------------------------------------------------------------------------------------------------------------------- Start
 
 if (root !== data.root) {
-  for (const code of document.querySelectorAll("pre code, td code")) {
+  for (const code of document.querySelectorAll("pre code")) {
     code.textContent = code.textContent.replaceAll(data.root, root);
   }
 }
