@@ -132,21 +132,68 @@ def test_the_readmes_example_is_what_happens() -> None:
         assert f"\nMistral-Filter-Changes: {as_header(filtered.changes)}\n" in text
 
 
-ROWS = [json.loads(line) for line in (Path(__file__).parent / "translation_rows.jsonl").read_text("utf-8").split("\n") if line]
-"""Bodies for the rows of the table "Requests" in docs/translation.md: ``row`` is the first cell of a row, ``given`` the body, or
-its text where Python cannot write it; ``expected`` what Mistral gets, or ``refused`` the code of an error."""
+def rules() -> dict[str, dict[str, Any]]:
+    """The records of tests/filter/rules by their names."""
+    records = {}
+    for file in (ROOT / "tests" / "filter" / "rules").glob("*.jsonl"):
+        for line in filter(None, file.read_text("utf-8").split("\n")):
+            record = json.loads(line)
+            records[f"{file.stem}: {record['rule']}"] = {**record, "options": {"fields": "current", **record.get("options", {})}}
+    return records
+
+
+RULES = rules()
+
+
+def translation_rows() -> list[dict[str, Any]]:
+    """The lines of translation_rows.jsonl; for one that names a ``rule``, what that record says."""
+    lines = (Path(__file__).parent / "translation_rows.jsonl").read_text("utf-8").split("\n")
+    rows = [json.loads(line) for line in lines if line]
+    return [{**RULES.get(row.get("rule", ""), {}), **row} for row in rows]
+
+
+ROWS = translation_rows()
+"""Bodies for the rows of the tables of requests in docs/translation.md: ``row`` is the first cell of a row, ``given`` the body,
+or its text where Python cannot write it; ``expected`` what Mistral gets, or ``refused`` the error."""
 
 
 def requests_table() -> dict[str, tuple[str, str]]:
     """What is sent: what becomes of it, and the loss."""
-    table = (ROOT / "docs" / "translation.md").read_text("utf-8").partition("| sent | becomes | loss |\n")[2].partition("\n\n")[0]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[1:]]
+    text = (ROOT / "docs" / "translation.md").read_text("utf-8")
+    tables = [part.partition("\n\n")[0] for part in text.split("| sent | becomes | loss |\n")[1:]]
+    lines = [line for table in tables for line in table.splitlines()[1:]]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert len({sent for sent, _, _ in cells}) == len(cells)
     return {sent: (becomes, loss) for sent, becomes, loss in cells}
 
 
 def test_every_row_of_the_translations_has_an_example() -> None:
     """No row stands there without a body that shows it, and no body without its row."""
     assert {example["row"] for example in ROWS} == requests_table().keys()
+
+
+NAMES = re.compile(
+    r"(?<=it is what )\S+|(?<=this model takes ).*(?= only)|(?<=no )\w+(?= in a message)|(?<=of role )\w+"
+    r"|(?<=does not know the field).*"
+)
+"""What of a reason depends on the body."""
+
+
+def said_of(record: dict[str, Any]) -> set[str]:
+    """What the filter says of a record's body: each reason without what depends on the body, with its loss; or the error."""
+    given = record["given"]
+    body = (given if isinstance(given, str) else json.dumps(given)).encode()
+    try:
+        filtered = filter_body(body, record.get("endpoint", "chat"), **record.get("options", {}))
+    except errors.Refused as refused:
+        return {refused.code}
+    return {f"{NAMES.sub('…', change.reason)} ({change.loss})" for change in filtered.changes}
+
+
+def test_every_rule_has_its_row() -> None:
+    """What the filter says of any record of its rules is said of an example of a documented row, with the same loss."""
+    documented = {said for row in ROWS for said in said_of(row)}
+    assert {said: name for name, record in RULES.items() for said in said_of(record) if said not in documented} == {}
 
 
 @pytest.mark.parametrize("example", [pytest.param(each, id=f"{n}: {each['row'][:40]}") for n, each in enumerate(ROWS, 1)])
@@ -156,10 +203,11 @@ def test_the_translations_are_as_documented(example: dict[str, Any]) -> None:
     body = (given if isinstance(given, str) else json.dumps(given)).encode()
     becomes, loss = requests_table()[example["row"]]
     if "refused" in example:
+        refused = example["refused"]
         assert (becomes.startswith("a 400"), loss) == (True, "-")
         with pytest.raises(errors.Refused) as caught:
             filter_body(body, endpoint, **example.get("options", {}))
-        assert caught.value.code == example["refused"]
+        assert caught.value.code == (refused if isinstance(refused, str) else refused["code"])
         return
     filtered = filter_body(body, endpoint, **example.get("options", {}))
     assert json.loads(filtered.body) == example["expected"] != given
