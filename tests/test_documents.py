@@ -18,6 +18,7 @@ from render_clients import render
 from servers import ROOT, Serve
 
 from mistral_filter import Change, errors, filter_body
+from mistral_filter.proxy.answers import error_answer, plan
 from mistral_filter.proxy.settings import SETTINGS
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -213,6 +214,43 @@ def test_the_translations_are_as_documented(example: dict[str, Any]) -> None:
     assert json.loads(filtered.body) == example["expected"] != given
     assert sdk.accepts(endpoint, example["expected"]) == []
     assert max((change.loss for change in filtered.changes), key=("none", "approximate", "lost").index) == loss
+
+
+ANSWERS = [json.loads(line) for line in (Path(__file__).parent / "answer_rows.jsonl").read_text("utf-8").split("\n") if line]
+"""Answers for the rows of the table "Answers": ``sent`` is a whole one (with ``status`` an error), ``events`` are the data of a
+stream's events, ``stream`` is its text; ``gets`` what the client gets, or the code of an error."""
+
+
+def test_every_row_of_the_answers_has_an_example() -> None:
+    """The only row without one is that of a header, which tests/clients sees."""
+    table = (ROOT / "docs" / "translation.md").read_text("utf-8").partition("| Mistral sends | the client gets |\n")[2]
+    sent = [line.strip("|").split("|")[0].strip() for line in table.partition("\n\n")[0].splitlines()[1:]]
+    assert {*(example["row"] for example in ANSWERS), "`mistral-correlation-id`"} == set(sent)
+
+
+@pytest.mark.parametrize("example", [pytest.param(each, id=f"{n}: {each['row'][:40]}") for n, each in enumerate(ANSWERS, 1)])
+def test_the_answers_are_as_documented(example: dict[str, Any]) -> None:
+    """What Mistral sends becomes what the row says."""
+    names = example.get("tool_names", {})
+    planned = plan(example.get("endpoint", "chat"), example.get("base64", False), "", tool_names=names)
+    if "sent" in example:
+        body = example["sent"].encode() if isinstance(example["sent"], str) else json.dumps(example["sent"]).encode()
+        if "status" in example:
+            got = json.loads(error_answer(example["status"], "application/json" if body[:1] == b"{" else "text/html", body)[1])
+        else:
+            try:
+                got = json.loads(planned.whole(200, "application/json", body))
+            except errors.UpstreamError as error:
+                got = error.code
+        assert got == example["gets"] != example["sent"]
+        return
+    stream = example.get("stream") or "".join(f"data: {json.dumps(data)}\n\n" for data in example["events"])
+    lines = b"".join(planned.events(iter([stream.encode()]))).decode().splitlines()
+    came = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+    expected = example["gets"]
+    if isinstance(expected[-1].get("error"), str):  # one of ours: the code says which
+        assert came.pop()["error"]["code"] == expected.pop()["error"]
+    assert came == expected != example.get("events")
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
