@@ -10,16 +10,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
-import sdk
 from render_clients import FILES as CLIENT_DOCUMENTS
 from render_clients import render
 from servers import ROOT, Serve
 
 from mistral_filter import Change, errors, filter_body
-from mistral_filter.proxy.answers import error_answer, plan
 from mistral_filter.proxy.settings import SETTINGS
+from mistral_filter.sandbox.rules import broken_rule, refused_by_model
+from mistral_filter.sandbox.schema import violations
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted((ROOT / "docs").glob("*.md"))]
 WRITTEN = [path for path in DOCUMENTS if path not in CLIENT_DOCUMENTS.values()]
@@ -136,126 +137,6 @@ def test_the_readmes_example_is_what_happens() -> None:
         assert f"\nMistral-Filter-Changes: {as_header(filtered.changes)}\n" in text
 
 
-def rules() -> dict[str, dict[str, Any]]:
-    """The records of tests/filter/rules by their names."""
-    records = {}
-    for file in (ROOT / "tests" / "filter" / "rules").glob("*.jsonl"):
-        for line in filter(None, file.read_text("utf-8").split("\n")):
-            record = json.loads(line)
-            records[f"{file.stem}: {record['rule']}"] = {**record, "options": {"fields": "current", **record.get("options", {})}}
-    return records
-
-
-RULES = rules()
-
-
-def translation_rows() -> list[dict[str, Any]]:
-    """The lines of translation_rows.jsonl; for one that names a ``rule``, what that record says."""
-    lines = (Path(__file__).parent / "translation_rows.jsonl").read_text("utf-8").split("\n")
-    rows = [json.loads(line) for line in lines if line]
-    return [{**RULES.get(row.get("rule", ""), {}), **row} for row in rows]
-
-
-ROWS = translation_rows()
-"""Bodies for the rows of the tables of requests in docs/translation.md: ``row`` is the first cell of a row, ``given`` the body,
-or its text where Python cannot write it; ``expected`` what Mistral gets, or ``refused`` the error."""
-
-
-def requests_table() -> dict[str, tuple[str, str]]:
-    """What is sent: what becomes of it, and the loss."""
-    text = (ROOT / "docs" / "translation.md").read_text("utf-8")
-    tables = [part.partition("\n\n")[0] for part in text.split("| sent | becomes | loss |\n")[1:]]
-    lines = [line for table in tables for line in table.splitlines()[1:]]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert len({sent for sent, _, _ in cells}) == len(cells)
-    return {sent: (becomes, loss) for sent, becomes, loss in cells}
-
-
-def test_every_row_of_the_translations_has_an_example() -> None:
-    """No row stands there without a body that shows it, and no body without its row."""
-    assert {example["row"] for example in ROWS} == requests_table().keys()
-
-
-NAMES = re.compile(
-    r"(?<=it is what )\S+|(?<=this model takes ).*(?= only)|(?<=no )\w+(?= in a message)|(?<=of role )\w+"
-    r"|(?<=does not know the field).*"
-)
-"""What of a reason depends on the body."""
-
-
-def said_of(record: dict[str, Any]) -> set[str]:
-    """What the filter says of a record's body: each reason without what depends on the body, with its loss; or the error."""
-    given = record["given"]
-    body = (given if isinstance(given, str) else json.dumps(given)).encode()
-    try:
-        filtered = filter_body(body, record.get("endpoint", "chat"), **record.get("options", {}))
-    except errors.Refused as refused:
-        return {refused.code}
-    return {f"{NAMES.sub('…', change.reason)} ({change.loss})" for change in filtered.changes}
-
-
-def test_every_rule_has_its_row() -> None:
-    """What the filter says of any record of its rules is said of an example of a documented row, with the same loss."""
-    documented = {said for row in ROWS for said in said_of(row)}
-    assert {said: name for name, record in RULES.items() for said in said_of(record) if said not in documented} == {}
-
-
-@pytest.mark.parametrize("example", [pytest.param(each, id=f"{n}: {each['row'][:40]}") for n, each in enumerate(ROWS, 1)])
-def test_the_translations_are_as_documented(example: dict[str, Any]) -> None:
-    """A body for the row becomes what is expected, which the official SDK accepts; the loss reported is the one documented."""
-    given, endpoint = example["given"], example.get("endpoint", "chat")
-    body = (given if isinstance(given, str) else json.dumps(given)).encode()
-    becomes, loss = requests_table()[example["row"]]
-    if "refused" in example:
-        refused = example["refused"]
-        assert (becomes.startswith("a 400"), loss) == (True, "-")
-        with pytest.raises(errors.Refused) as caught:
-            filter_body(body, endpoint, **example.get("options", {}))
-        assert caught.value.code == (refused if isinstance(refused, str) else refused["code"])
-        return
-    filtered = filter_body(body, endpoint, **example.get("options", {}))
-    assert json.loads(filtered.body) == example["expected"] != given
-    assert sdk.accepts(endpoint, example["expected"]) == []
-    assert max((change.loss for change in filtered.changes), key=("none", "approximate", "lost").index) == loss
-
-
-ANSWERS = [json.loads(line) for line in (Path(__file__).parent / "answer_rows.jsonl").read_text("utf-8").split("\n") if line]
-"""Answers for the rows of the table "Answers": ``sent`` is a whole one (with ``status`` an error), ``events`` are the data of a
-stream's events, ``stream`` is its text; ``gets`` what the client gets, or the code of an error."""
-
-
-def test_every_row_of_the_answers_has_an_example() -> None:
-    """The only row without one is that of a header, which tests/clients sees."""
-    table = (ROOT / "docs" / "translation.md").read_text("utf-8").partition("| Mistral sends | the client gets |\n")[2]
-    sent = [line.strip("|").split("|")[0].strip() for line in table.partition("\n\n")[0].splitlines()[1:]]
-    assert {*(example["row"] for example in ANSWERS), "`mistral-correlation-id`"} == set(sent)
-
-
-@pytest.mark.parametrize("example", [pytest.param(each, id=f"{n}: {each['row'][:40]}") for n, each in enumerate(ANSWERS, 1)])
-def test_the_answers_are_as_documented(example: dict[str, Any]) -> None:
-    """What Mistral sends becomes what the row says."""
-    names = example.get("tool_names", {})
-    planned = plan(example.get("endpoint", "chat"), example.get("base64", False), "", tool_names=names)
-    if "sent" in example:
-        body = example["sent"].encode() if isinstance(example["sent"], str) else json.dumps(example["sent"]).encode()
-        if "status" in example:
-            got = json.loads(error_answer(example["status"], "application/json" if body[:1] == b"{" else "text/html", body)[1])
-        else:
-            try:
-                got = json.loads(planned.whole(200, "application/json", body))
-            except errors.UpstreamError as error:
-                got = error.code
-        assert got == example["gets"] != example["sent"]
-        return
-    stream = example.get("stream") or "".join(f"data: {json.dumps(data)}\n\n" for data in example["events"])
-    lines = b"".join(planned.events(iter([stream.encode()]))).decode().splitlines()
-    came = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
-    expected = example["gets"]
-    if isinstance(expected[-1].get("error"), str):  # one of ours: the code says which
-        assert came.pop()["error"]["code"] == expected.pop()["error"]
-    assert came == expected != example.get("events")
-
-
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_clients_are_those_of_the_page(language: str) -> None:
     """docs/clients.md is what tests/tools/render_clients.py writes."""
@@ -267,9 +148,9 @@ def test_the_bounds_are_documented() -> None:
     from inspect import signature
 
     from mistral_filter import changes, document, explain, middleware, models, toolnames
-    from mistral_filter.proxy import budget, learning, patience, stderr, view
+    from mistral_filter.proxy import budget, call, learning, logs, patience, reply, stderr, view
     from mistral_filter.proxy.answers import events
-    from mistral_filter.proxy.upstream import head
+    from mistral_filter.proxy.upstream import addresses, head, sessions, transport, wire
 
     text = (ROOT / "docs" / "how-it-works.md").read_text("utf-8").partition("## Bounds")[2]
     learned = signature(learning.Learned).parameters
@@ -281,7 +162,13 @@ def test_the_bounds_are_documented() -> None:
         f"`MISTRAL_FILTER_MODELS` | {models.MOST_ALIASES:,} |",
         f"bodies up to {budget.SMALL_BODY >> 20} MB",
         f"{patience.MOST_TRIES} tries",
-        f"{head.MAX_FIELDS} fields",
+        f"{wire._MAX_HEAD >> 10} KiB, {head._MAX_LINE >> 10} KiB a line, {head.MAX_FIELDS} fields, {wire._MAX_INTERIM} interim",
+        f"one for {transport._KEPT_SECONDS:g} s, up to {transport._MOST_IDLE} for {transport._IDLE_SECONDS:g} s",
+        f"{sessions._MOST} callers, ten minutes each",
+        f"remembered for {addresses._FRESH_SECONDS:g} s, for {addresses._OLD_SECONDS / 60:g} minutes while",
+        f"{reply._WHOLE_TO_REWRITE >> 20} MiB of JSON",
+        f"{logs._CHANGES_BYTES} in a log line",
+        f"{call._LINGER_BYTES >> 20} MB, {call._LINGER_SECONDS:g} s, {call._LINGER_SILENCE_SECONDS:g} s of silence",
         f"{events.MAX_EVENT >> 20} MiB an event",
         f"a body of {view.MAX_EXPLAIN >> 10} KB; {explain.MOST_CHANGES} changes",
         f"{changes.MAX_HEADER:,} bytes in the header",
@@ -289,9 +176,15 @@ def test_the_bounds_are_documented() -> None:
         f"{learned['size'].default} fields, an hour each",
     ):
         assert words in text
-    assert learned["seconds"].default == 3600
+    assert (learned["seconds"].default, sessions._SECONDS, transport._KEPT) == (3600, 600, 1)
     keywords = (ROOT / "docs" / "embedding.md").read_text("utf-8")
     assert f"| `max_body` | {middleware.MAX_BODY >> 20} MiB |" in keywords
+
+
+def called(id: str, name: str = "f") -> list[dict[str, Any]]:
+    """A message with a tool call, and its result."""
+    calls = [{"id": id, "type": "function", "function": {"name": name, "arguments": "{}"}}]
+    return [{"role": "assistant", "content": "", "tool_calls": calls}, {"role": "tool", "tool_call_id": id, "content": "r"}]
 
 
 def test_every_setting_is_documented() -> None:
@@ -326,6 +219,40 @@ def test_every_error_code_is_documented() -> None:
     assert [code for code, statuses in explained if str(errors.CODES[code].status) not in statuses] == []
     for statuses, codes in rows:
         assert set(statuses.split(", ")) == {str(errors.CODES[code].status) for code in re.findall(r"`(\w+)`", codes)}
+
+
+HI = {"role": "user", "content": "Hi"}
+SAID = {"role": "assistant", "content": "A"}
+TEXTS: dict[str, dict[str, Any]] = {
+    "Extra inputs are not permitted": {"messages": [HI], "user": "u"},
+    "with a length of 9": {"messages": [HI, *called("call_1"), HI]},
+    "with a maximum length of 64": {"messages": [HI, *called("abcdefghi", "a.b"), HI]},
+    "Not the same number of function calls and responses": {"messages": [HI, called("abcdefghi")[0], HI]},
+    "Unexpected role 'system' after role 'assistant'": {"messages": [HI, SAID, {"role": "system", "content": "s"}, HI]},
+    "Assistant message must have either content or tool_calls": {"messages": [HI, {**SAID, "content": ""}, HI]},
+    "Expected last role User or Tool (or Assistant with prefix True)": {"messages": [HI, SAID]},
+    "top_p must be 1 when using greedy sampling": {"messages": [HI], "temperature": 0, "top_p": 0.5},
+    "is not enabled for this model": {"messages": [HI], "model": "mistral-large-latest", "prompt_mode": "reasoning"},
+    "Invalid model": {"messages": [HI], "model": "gpt-4o"},
+}
+"""Texts in docs/errors.md that the stand-in answers with, as Mistral does, and a body for each. Through the filter it answers."""
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_mistrals_errors_are_documented_and_mended(text: str, served: Serve) -> None:
+    """A body that gets the error as it is gets an answer through the filter, with the setting that the document names."""
+    searched = (ROOT / "docs" / "errors.md").read_text("utf-8").partition("## mistral-filter's own errors")[0]
+    assert text in searched
+    body = {"model": "mistral-small-latest", **TEXTS[text]}
+    refused = broken_rule(body) or refused_by_model(body) or {"message": violations(body, "chat")}
+    assert text in json.dumps(refused)
+    if text == "Invalid model":  # only with a setting
+        (example,) = re.findall(r'MISTRAL_FILTER_MODELS="(.*?)"', searched)
+        models = next(setting for setting in SETTINGS if setting.name == "models").parse(example)
+        body = json.loads(filter_body(json.dumps(body).encode(), models=models).body)
+    request = Request(f"{served.url}/sandbox/v1/chat/completions", json.dumps(body).encode(), {"Authorization": "Bearer k"})
+    with urlopen(request, timeout=60) as answer:
+        assert answer.status == 200
 
 
 def test_the_keywords_are_documented() -> None:
