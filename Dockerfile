@@ -1,4 +1,4 @@
-# docker build -t mistral-filter . && docker run -p 8000:8000 mistral-filter
+# docker build -t mistral-filter . && docker run -p 127.0.0.1:8000:8000 mistral-filter
 FROM python:3.13-slim
 
 WORKDIR /app

@@ -103,8 +103,11 @@ def restore_tool_names(answer: bytes, names: Mapping[str, str]) -> bytes:
 def _named(tools: Array, *, inner: bool = False) -> Iterator[Object]:
     """The objects that hold the names of *tools*, and of those in a namespace among them."""
     for tool in tools.objects():
-        yield tool.object("function") or tool
-        nested = None if inner else tool.array("tools")
+        function, nested = tool.object("function"), None if inner else tool.array("tools")
+        if function is not None:
+            yield function
+        if function is None or nested is not None:  # a namespace has a name of its own, whatever else is in it
+            yield tool
         if nested is not None:
             yield from _named(nested, inner=True)
 

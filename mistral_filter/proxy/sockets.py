@@ -163,16 +163,20 @@ class _Watcher:
         self._poll = _original("select", "epoll")() if _RDHUP else None
         self._chores: dict[Callable[[float], bool], None] = {}
         self._busy = threading.Event()
-        self._started = False
+        self._start = brief_lock()
+        """Held once the thread was started. Starting it lets other calls run, which must not start another."""
 
     def add(self, call: Watched) -> None:
         self._young[id(call)] = call
         self._wake()
 
     def _wake(self) -> None:
-        if not self._started:
-            threading.Thread(target=self._run, name="mistral-filter-sockets", daemon=True).start()
-            self._started = True
+        if self._start.acquire(blocking=False):
+            try:
+                threading.Thread(target=self._run, name="mistral-filter-sockets", daemon=True).start()
+            except BaseException:  # no thread is to be had now; the next call tries again
+                self._start.release()
+                raise
         if not self._busy.is_set():
             self._busy.set()
 

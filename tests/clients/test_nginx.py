@@ -44,12 +44,19 @@ pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (a
 class Nginx(Server):
     """nginx in the foreground, in a folder of its own."""
 
-    def __init__(self, directory: Path, behind: int, certificate: tuple[Path, Path] | None = None) -> None:
+    def __init__(
+        self, directory: Path, behind: int, certificate: tuple[Path, Path] | None = None, location: str | None = None
+    ) -> None:
+        """*behind* is the port of the proxy; *location* takes the place of the shipped ``location /``."""
         self.port = free_port()
         super().__init__(directory, [], directory, {})
         text = (ROOT / "deploy" / "nginx.conf").read_text("utf-8")
         assert text.count("127.0.0.1:8000;") == 2  # the API and /metrics
-        text = text.replace("127.0.0.1:8000;", f"127.0.0.1:{behind};")
+        if location is not None:
+            shipped = "    location / {\n        proxy_pass http://127.0.0.1:8000;\n    }\n"
+            assert shipped in text
+            text = text.replace(shipped, location)
+        text = re.sub(r"127\.0\.0\.1:8000(?=[/;])", f"127.0.0.1:{behind}", text)
         listen, tls = ("443 ssl;", re.compile(r"(ssl_certificate(?:_key)?) \S+;"))
         assert (text.count(listen), len(tls.findall(text))) == (1, 2)
         text = text.replace(listen, f"127.0.0.1:{self.port}{' ssl' if certificate else ''};")
@@ -70,7 +77,7 @@ class Nginx(Server):
         connection = self.connection()
         try:
             connection.request("GET", "/health")
-            return connection.getresponse().status == 200
+            return connection.getresponse().status in (200, 404)
         except (OSError, HTTPException):
             return False
         finally:
@@ -239,3 +246,28 @@ def test_over_tls_the_page_says_https(behind: Gunicorn, certificate: tuple[Path,
         finally:
             connection.close()
     assert f"https://127.0.0.1:{server.port}/v1" in page
+
+
+def test_below_a_path_as_documented(
+    behind: Gunicorn, upstream: ScriptedUpstream, certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The block in docs/deploying.md, in the shipped server block: the page's base URL has the path, and requests arrive."""
+    blocks = re.findall(r"^```nginx\n(.*?)^```$", (ROOT / "docs" / "deploying.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    (location,) = blocks
+    upstream.script = json_answer({"id": "1"})
+    forged = {"X-Forwarded-Prefix": "/x", "X-Forwarded-Host": "x.example", "X-Forwarded-Proto": "http"}
+    with Nginx(tmp_path, behind.port, certificate, location) as server:
+        connection = server.connection()
+        try:
+            connection.request("GET", "/mistral/", headers={"Accept": "text/html", **forged})
+            page = connection.getresponse().read().decode()
+            connection.request("POST", f"/mistral{CHAT}", json.dumps(chat(user="u")), {"Authorization": "Bearer k"})
+            answer = connection.getresponse()
+            assert (answer.status, json.loads(answer.read())) == (200, {"id": "1"})
+            connection.request("POST", f"/mistral{CHAT}", json.dumps(chat(extra="x" * 3_000_000)), {"Authorization": "Bearer k"})
+            assert json.loads(connection.getresponse().read())["error"]["code"] == "body_too_large"
+        finally:
+            connection.close()
+    assert f"https://127.0.0.1:{server.port}/mistral/v1" in page
+    assert "x.example" not in page
+    assert [(request.target, "user" in request.json()) for request in upstream.requests] == [(CHAT, False)]

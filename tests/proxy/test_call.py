@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import io
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -172,3 +174,20 @@ def test_the_reason_is_what_the_call_waited_for(wait: Callable[[Call], None], er
     with pytest.raises(error) as caught:
         call.check()
     assert caught.value.code == code  # type: ignore[attr-defined]
+
+
+FIRST_CALLS = """
+from gevent import joinall, monkey, spawn
+monkey.patch_all()
+import threading
+from mistral_filter.proxy import sockets
+from mistral_filter.proxy.call import Call
+joinall([spawn(sockets.watch, Call()) for _ in range(20)])
+print([thread.name for thread in threading.enumerate()].count("mistral-filter-sockets"))
+"""
+
+
+def test_there_is_one_watcher_for_calls_that_come_at_once() -> None:
+    """On gevent, starting a thread lets other requests run: each of the first ones started a watcher of its own."""
+    run = subprocess.run([sys.executable, "-c", FIRST_CALLS], capture_output=True, text=True, check=True)
+    assert run.stdout == "1\n"
