@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tarfile
+import zipfile
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
@@ -318,6 +322,14 @@ def test_the_stand_in_ends_with_a_command_that_is_stopped_early(tmp_path: Path) 
             os.killpg(process.pid, signal.SIGKILL)
 
 
+def test_a_stand_in_that_does_not_start_stops_the_command() -> None:
+    """Nothing is served, and no address is printed, where the stand-in cannot bind."""
+    code = "import sys; sys.executable = '/bin/false'; from mistral_filter.__main__ import main; main()"
+    words = [sys.executable, "-c", code, "serve", "--sandbox", "--port", str(free_port())]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "Error: The stand-in did not start: see above.\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "settings", "said"),
     [
@@ -492,15 +504,50 @@ def test_the_command_says_what_is_missing(missing: str, arguments: tuple[str, ..
     )
 
 
+def check_contents(sdist: Path, wheel: Path) -> None:
+    """Neither has tests; both have every file of the package; the sdist has the documents; the metadata say what it is."""
+    top = f"mistral_filter-{__version__}"
+    with tarfile.open(sdist) as archive:
+        source = {name.removeprefix(f"{top}/") for name in archive.getnames()}
+    with zipfile.ZipFile(wheel) as archive:
+        built = set(archive.namelist())
+        metadata = Parser().parsestr(archive.read(f"{top}.dist-info/METADATA").decode())
+    package = {str(path.relative_to(ROOT)) for path in (ROOT / "mistral_filter").rglob("*") if path.suffix != ".pyc"}
+    package = {name for name in package if (ROOT / name).is_file()}
+    assert "mistral_filter/py.typed" in package
+    assert package - built == package - source == set()
+    assert [name for name in source | built if name.startswith("tests")] == []
+    assert {name for name in built - package if not name.startswith(f"{top}.dist-info/")} == set()
+    assert {"README.md", "README.zh-CN.md", "CHANGELOG.md", "LICENSE", "docs/settings.md", "docs/images/page.png"} <= source
+    assert metadata["Version"] == __version__
+    assert {"flask", "proxy", "metrics"} <= set(metadata.get_all("Provides-Extra", []))
+    assert metadata.get_all("Project-URL")
+    assert [each for each in metadata.get_all("Requires-Dist", []) if "extra ==" not in each] == ["msgspec>=0.19"]
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    """The newest release of the changelog is the version of the package."""
+    released = re.findall(r"^## (\d\S*) - \d{4}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert released[0] == __version__
+
+
 def test_the_built_wheel_serves_alone(tmp_path: Path) -> None:
-    """The wheel in an empty environment, run from an empty folder, has the command, the page and the stand-in."""
+    """The wheel of the sdist in an empty environment, run from an empty folder, has the command, the page and the stand-in."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     environ = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", str(tmp_path))}
     copy = tmp_path / "source"  # building writes into the folder
     ignored = shutil.ignore_patterns("__pycache__", ".venv*", ".git", "node_modules", "*.egg-info", "build")
     shutil.copytree(ROOT, copy, ignore=ignored, symlinks=True)
-    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(tmp_path), str(copy)], env=environ, check=True)
+    backend = tmp_path / "backend"
+    subprocess.run([*pip, "install", "--no-compile", "--target", str(backend), "setuptools>=77"], env=environ, check=True)
+    environ["PYTHONPATH"] = str(backend)
+    code = f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=copy, env=environ, stdout=subprocess.DEVNULL, check=True)
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(sdist)], env=environ, check=True)
+    del environ["PYTHONPATH"]
     (wheel,) = tmp_path.glob("*.whl")
+    check_contents(sdist, wheel)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
     python = tmp_path / "venv" / "bin" / "python"
     install = [*pip, "--python", str(python), "install", "--no-compile", "-c", str(ROOT / "requirements.txt")]
