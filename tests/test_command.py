@@ -235,6 +235,18 @@ def test_serve_with_the_stand_in(tmp_path: Path) -> None:
     # Server fails where a process of the session is left
 
 
+def test_the_stand_in_takes_the_tokens_of_a_server_that_holds_a_key(tmp_path: Path) -> None:
+    """Where callers send tokens they do so for the stand-in too, and the held key does not go there."""
+    held = {"MISTRAL_FILTER_API_KEY": "canary-held-key", "MISTRAL_FILTER_TOKENS": "canary-token"}
+    with Serve(tmp_path, "--sandbox", "--workers", "1", MISTRAL_FILTER_CORS_ORIGINS="none", **held) as server:
+        for token, status in (("canary-token", 200), ("another-token", 401)):
+            answer = ask(server.port, "GET", "/sandbox/v1/models", None, [("Authorization", f"Bearer {token}")])
+            assert answer.status == status
+        said = server.log()
+    assert "/sandbox/v1 (your tokens)\n" in said
+    assert "canary" not in said
+
+
 def test_ctrl_c_ends_quietly(tmp_path: Path) -> None:
     """Ctrl-C reaches the command and its workers at once; all end, and nothing is printed but gunicorn's own lines."""
     with Serve(tmp_path, "--workers", "1") as server:

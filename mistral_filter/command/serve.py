@@ -74,7 +74,9 @@ def serve(host: str, port: int, workers: int, fields: str | None, sandbox: bool)
         shown = address.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")  # noqa: S104  # not to bind: to open
         click.echo(f"The page: http://{shown}/\nBase URL: http://{shown}/v1 -> {settings.upstream}")
         if upstreams:
-            click.echo(f"Stand-in: http://{shown}/{_SANDBOX}/v1 (any key)")
+            if settings.tokens:  # callers send these, never a key: the stand-in takes every key that is held for it
+                settings = replace(settings, api_keys={**settings.api_keys, _SANDBOX: "none-is-needed"})
+            click.echo(f"Stand-in: http://{shown}/{_SANDBOX}/v1 ({'your tokens' if settings.tokens else 'any key'})")
         run(settings, bind=address, workers=workers)
 
 
