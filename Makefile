@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
+# Where this is set, each server that a test starts would compile all packages anew: a second of its time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run test drift clean
 
 run: $(VENV)/.runs
