@@ -161,7 +161,7 @@ class Transport(BaseAdapter):
         except BaseException:
             wire.close()
             raise
-        if upload:  # the upstream may have answered before it had all of it
+        if upload or wire.unsent:  # the upstream may have answered before it had all of it
             head = head._replace(closes=True)
         return Answer(head, Body(wire, head, self._put))
 
