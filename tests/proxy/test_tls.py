@@ -11,7 +11,7 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -613,3 +613,30 @@ def test_a_handshake_in_a_tunnel_is_inside_the_connect_timeout(tunnelled: tuple[
     assert error_of(proxied.send(), 504)["code"] == "upstream_connect_timeout"
     assert time.monotonic() - began > CONNECT_TIMEOUT - 0.5
     assert proxied.good.requests == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "final"),
+    [
+        (b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n", True),
+        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno", True),
+        (b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", False),
+        (b"", False),
+    ],
+    ids=["407", "403", "503", "no answer"],
+)
+def test_a_proxy_that_makes_no_tunnel_is_named(
+    gunicorn_server: Callable[..., Gunicorn], upstream: ScriptedUpstream, answer: bytes, final: bool
+) -> None:
+    """The HTTP proxy is at fault: the error says its address and its setting, not the upstream's, and no credentials."""
+    proxy = upstream.url.replace("//", "//user:pass%40word@")
+    server = gunicorn_server(MISTRAL_FILTER_UPSTREAM="https://no-such.invalid", MISTRAL_FILTER_PROXY=proxy)
+    upstream.script = raw(answer)
+    response = ask(server.port, "POST", "/v1/chat/completions", {"model": "m", "messages": []}, [("Authorization", "Bearer k")])
+    error = error_of(response, 502)
+    assert error["code"] == "upstream_tls"
+    assert f"127.0.0.1:{upstream.port}" in error["message"]
+    assert "MISTRAL_FILTER_PROXY" in error["message"]
+    assert not any(word in error["message"] for word in ("no-such", "user", "pass", "MISTRAL_FILTER_UPSTREAM"))
+    assert response.header("x-should-retry") == ("false" if final else None)
+    assert [request.target for request in upstream.requests] == ["no-such.invalid:443"]

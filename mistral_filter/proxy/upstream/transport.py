@@ -37,6 +37,8 @@ _IDLE_SECONDS = 0.75
 _MOST_IDLE = 500
 
 _MAX_TUNNEL_HEAD = 65536
+_FINAL_REFUSALS = (401, 403, 405, 407)
+"""What a proxy answers to CONNECT that it would answer again: wrong credentials, or a place it does not connect to."""
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
@@ -63,12 +65,16 @@ class Answer(requests.Response):
 
 
 class TransportError(requests.ConnectionError):
-    """No answer. *code* is that of an UpstreamError, or ``no_descriptors``; *final*: a second try cannot help."""
+    """No answer. *code* is that of an UpstreamError, or ``no_descriptors``; *final*: a second try cannot help.
 
-    def __init__(self, code: str, *, final: bool = False) -> None:
+    *tunnel*: it is the proxy that made no tunnel.
+    """
+
+    def __init__(self, code: str, *, final: bool = False, tunnel: bool = False) -> None:
         super().__init__(code)
         self.code = code
         self.final = final
+        self.tunnel = tunnel
 
 
 def _descriptors_are_spent() -> bool:
@@ -91,6 +97,10 @@ def _tls_context(ca_bundle: str | None) -> ssl.SSLContext:
         context = _contexts[ca_bundle] = ssl.create_default_context(cafile=ca_bundle or certifi.where())
         context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+class _TunnelRefused(Malformed):
+    """The proxy will not connect to the upstream."""
 
 
 class Transport(BaseAdapter):
@@ -230,10 +240,11 @@ class Transport(BaseAdapter):
 
     def _prepare(self, call: Call, caller: str | None, sock: socket.socket, end: float) -> Any:
         """The socket ready for a request: through the proxy and the handshake, by *end*."""
-        prepared = sock
+        prepared, tunnel = sock, self._proxy is not None and self._secure
         try:
-            if self._proxy is not None and self._secure:
+            if tunnel:
                 self._tunnel(sock, end)
+                tunnel = False
             if self._secure:
                 sock.settimeout(max(end - time.monotonic(), 0.001))
                 prepared = _tls_context(self._ca_bundle).wrap_socket(
@@ -256,7 +267,8 @@ class Transport(BaseAdapter):
             if isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS:
                 raise TransportError("no_descriptors") from None
             if isinstance(error, (OSError, Malformed, ValueError)):
-                raise TransportError("upstream_tls", final=isinstance(error, ssl.SSLCertVerificationError)) from None
+                final = isinstance(error, (ssl.SSLCertVerificationError, _TunnelRefused))
+                raise TransportError("upstream_tls", final=final, tunnel=tunnel) from None
             raise
         return prepared
 
@@ -272,7 +284,10 @@ class Transport(BaseAdapter):
             if not more or len(answer) > _MAX_TUNNEL_HEAD:
                 raise Malformed
         head, blank, rest = answer.partition(b"\r\n\r\n")
-        if not 200 <= parse_head((head + blank).decode("latin-1"), "CONNECT").status < 300 or rest:
+        status = parse_head((head + blank).decode("latin-1"), "CONNECT").status
+        if status in _FINAL_REFUSALS:
+            raise _TunnelRefused
+        if not 200 <= status < 300 or rest:
             raise Malformed
 
     def _proxy_authorization(self) -> str:

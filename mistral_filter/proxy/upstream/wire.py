@@ -189,12 +189,14 @@ class Wire:
 
     def _send_watching(self, data: bytes) -> bool:
         """Sends *data*; False: an answer has begun, or the connection ended, while the other side took no more of it."""
-        view, sent = memoryview(data), 0
+        call, view, sent = self._call, memoryview(data), 0
+        assert call is not None
         try:
             while sent < len(data):
                 self.sock.settimeout(INTERVAL)
                 try:
                     sent += self.sock.send(view[sent:])
+                    call.waits_for_upstream(time.monotonic() + self._silence)  # it takes what it is sent
                 except TimeoutError:
                     if self._begins_to_answer():
                         return False
