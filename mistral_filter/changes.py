@@ -27,7 +27,7 @@ class Change(NamedTuple):
 
     action: Action
     path: str
-    """Where, in the body as it came: ``messages[0].name``."""
+    """Where, in the body as it came: ``messages[0].name``. An item that was put into a list has its index in the result."""
     reason: str
     """One sentence for a person."""
     loss: Loss = "lost"

@@ -12,6 +12,7 @@ from mistral_filter.changes import Change
 from mistral_filter.errors import MistralFilterError
 from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS
 from mistral_filter.filtering import BOM, filter_body
+from mistral_filter.parsing import too_deep_at
 from mistral_filter.places import locate_changes, read_json, read_path
 
 __all__ = ["Explanation", "explain"]
@@ -35,11 +36,11 @@ class Explanation(NamedTuple):
         Of the changes, the first MOST_CHANGES are listed, with the first 200 characters of their paths; ``more`` counts the
         others. A change is ``{"action", "path", "to", "reason", "loss", "current", "before", "after"}``: whether ``current``
         would keep the field, and the places in both bodies as lists of keys and indexes (``locate_changes``). ``position`` is
-        ``{"line", "column"}``, from 1, in characters, of what is no JSON; ``place`` is the place of what is refused in JSON;
-        both are null elsewhere.
+        ``{"line", "column"}``, from 1, in characters, of what is no JSON or nests too deep; ``place`` is the place of what is
+        refused in JSON; both are null elsewhere.
         """
         error = None if self.error is None else msgspec.Raw(self.error.body())
-        valid = self.after is not None or self.error is None or self.error.code not in _UNREADABLE
+        valid = self._valid
         place = None
         if valid and self.error is not None and self.error.param:
             place = read_path(self.error.param, read_json(self.before.decode()))
@@ -51,10 +52,19 @@ class Explanation(NamedTuple):
                 "changes": self._listed(),
                 "more": max(len(self.changes) - MOST_CHANGES, 0),
                 "error": error,
-                "position": None if valid or self.error is None else _position(self.before, self.error),
+                "position": self.position,
                 "place": place,
             }
         )
+
+    @property
+    def position(self) -> dict[str, int] | None:
+        """``{"line", "column"}``, from 1, in characters, of what is no JSON; None elsewhere."""
+        return None if self._valid or self.error is None else _position(self.before, self.error)
+
+    @property
+    def _valid(self) -> bool:
+        return self.after is not None or self.error is None or self.error.code not in _UNREADABLE
 
     def _listed(self) -> list[dict[str, Any]]:
         changes = self.changes[:MOST_CHANGES]
@@ -81,9 +91,11 @@ _BYTE = re.compile(r"\(byte (\d+)\)")
 
 
 def _position(body: bytes, error: MistralFilterError) -> dict[str, int] | None:
-    if error.code != "invalid_json":
+    if error.code not in ("invalid_json", "json_too_deep"):
         return None
     try:
+        if error.code == "json_too_deep":
+            return _line_and_column(body[: too_deep_at(body)].decode("utf-8", "replace"))
         text = body.decode()
         read_json(text)
         match = _BYTE.search(error.message)  # NaN and its like, which Python's parser takes
@@ -92,7 +104,11 @@ def _position(body: bytes, error: MistralFilterError) -> dict[str, int] | None:
         before = body[: bad.start].decode()
     except json.JSONDecodeError as bad:  # its position is more exact than msgspec's
         before = text[: bad.pos]
-    return None if before is None else {"line": before.count("\n") + 1, "column": len(before) - before.rfind("\n")}
+    return None if before is None else _line_and_column(before)
+
+
+def _line_and_column(before: str) -> dict[str, int]:
+    return {"line": before.count("\n") + 1, "column": len(before) - before.rfind("\n")}
 
 
 def explain(body: bytes, endpoint: str, **options: Any) -> Explanation:

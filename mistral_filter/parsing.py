@@ -17,7 +17,17 @@ from mistral_filter.errors import MAX_DEPTH, BadRequest, InvalidJSON, TooComplex
 from mistral_filter.rawjson import Node
 from mistral_filter.surrogates import Surrogates
 
-__all__ = ["Survey", "check_depth", "is_utf8", "may_be_deep", "may_have_more_commas", "parse", "parse_with_surrogates", "survey"]
+__all__ = [
+    "Survey",
+    "check_depth",
+    "is_utf8",
+    "may_be_deep",
+    "may_have_more_commas",
+    "parse",
+    "parse_with_surrogates",
+    "survey",
+    "too_deep_at",
+]
 
 _object = msgspec.json.Decoder(dict[str, Raw]).decode
 _whole = msgspec.json.Decoder(Raw).decode
@@ -113,18 +123,23 @@ def check_depth(value: bytes | Raw) -> None:
     """Raises TooDeep when *value*, which need not be valid JSON, nests deeper than MAX_DEPTH, and TooComplex when it has too
     many brackets to tell."""
     data = bytes(value)
-    if not may_be_deep(data):
-        return
+    if may_be_deep(data) and too_deep_at(data) is not None:
+        raise TooDeep
+
+
+def too_deep_at(data: bytes) -> int | None:
+    """Where the first bracket below MAX_DEPTH levels stands, in bytes; None if there is none. Raises TooComplex."""
     depth = 0
     for step, match in enumerate(_BRACKETS.finditer(data)):
         if match.lastindex == 1:
             depth += match.end() - match.start()
             if depth > MAX_DEPTH:
-                raise TooDeep
+                return match.end() - 1 - (depth - MAX_DEPTH - 1)
         elif match.lastindex == 2:
             depth -= match.end() - match.start()
         if step > _MOST_STEPS:
             raise _too_complex()
+    return None
 
 
 class Survey(NamedTuple):

@@ -23,8 +23,12 @@ _LONGEST_PATH = 500
 """Characters. A longer path is not read."""
 _MOST_STEPS, _MOST_ENDS = 64, 16
 """Readings of one path that are tried, and ends of one key."""
-_MOST_PUT_IN = 8
-"""Items put in side by side that are recognized."""
+_MOST_CELLS = 40_000
+"""Pairs of items that are compared to align the lists of a body, a tenth of a second; the others are paired in their order."""
+_MOST_MOVED = 100
+"""Items of one list that were moved within it and are looked for."""
+_ROLES = {"function_call": "assistant", "function_call_output": "tool"}
+"""The role in chat of what Responses bodies tell by its type."""
 
 read_json = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str).decode
 """JSON with its numbers as text, so that none is too long."""
@@ -76,6 +80,7 @@ def _read(path: str, value: Any) -> tuple[Place, str]:
 
 
 _INDEX = re.compile(r"\[(\d{1,7})\]")
+_ITEM = re.compile(r"(.+)\[(\d{1,7})\]", re.DOTALL)
 _KEY_END = re.compile(r"[.\[]|\Z")
 
 
@@ -85,20 +90,28 @@ class _Walk:
         self._new_name: dict[Place, str] = {}
         self._new_value: dict[Place, str] = {}
         self._gone: set[Place] = set()
-        self._pairs: dict[Place, tuple[dict[int, int], list[int]]] = {}
+        self._moved: set[Place] = set()
+        self._put_in: dict[Place, set[int]] = {}
+        self._cells = _MOST_CELLS
+        self._pairs: dict[Place, dict[int, int]] = {}
         self._came_from: dict[str, Place] = {}
         self._readings = {change.path: _read(change.path, original) for change in changes}
         for change in changes:
             place, rest = self._readings[change.path]
             if change.action in ("drop", "move"):
                 if not rest:
-                    self._gone.add(place)
+                    (self._moved if change.action == "move" and change.to is None else self._gone).add(place)
+            elif change.action == "insert":
+                if item := _ITEM.fullmatch(change.path):
+                    self._put_in.setdefault(self.origin(change), set()).add(int(item[2]))
             elif change.to is not None:
                 (self._new_value if change.action == "set" else self._new_name)[place] = change.to
                 self._came_from[change.to] = place
 
     def origin(self, change: Change) -> Place:
         """The deepest place in the original that has to do with *change*, which may be a change of what another one made."""
+        if change.action == "insert" and (item := _ITEM.fullmatch(change.path)):
+            return read_path(item[1], self._original)
         place, rest = self._readings[change.path]
         nested = self._new_name.get(place)
         if nested is not None and rest.startswith(f".{nested}."):
@@ -114,16 +127,17 @@ class _Walk:
         if not arrived:
             return (change.to and read_path(change.to, self._result)) or place
         if change.action == "insert":
-            return self._find_new(change, origin, place, value)
+            return self._find_new(change, place, value)
         if change.to and change.action == "rename" and isinstance(value, dict):
             return (*place, *read_path(change.to, value))  # it was nested one level deeper
-        return place
+        rest = self._readings[change.path][1] if origin == self._readings[change.path][0] else ""
+        return (*place, *read_path(rest.removeprefix("."), value)) if rest else place  # what another change made
 
-    def _find_new(self, change: Change, origin: Place, place: Place, value: Any) -> Place:
-        """What was put into the *value* at *place*."""
+    def _find_new(self, change: Change, place: Place, value: Any) -> Place:
+        """What was put into the *value* at *place*. The path of an item that was put in has its index in the result."""
         if isinstance(value, list):
-            put_in = self._pair(origin, value)[1]
-            return (*place, put_in.pop(0)) if put_in else place
+            item = _ITEM.fullmatch(change.path)
+            return (*place, int(item[2])) if item and int(item[2]) < len(value) else place
         name = re.split(r"[.\]]", change.path)[-1]
         return (*place, name) if isinstance(value, dict) and name in value else place
 
@@ -134,7 +148,7 @@ class _Walk:
         for depth, step in enumerate(origin):
             found: Place = ()
             if isinstance(value, list) and isinstance(step, int):
-                index = self._pair(origin[:depth], value)[0].get(step)
+                index = self._pair(origin[:depth], value).get(step)
                 found = () if index is None else (index,)
             elif isinstance(value, dict):
                 to, nested = self._new_name.get(origin[: depth + 1]), self._new_name.get(origin[:depth], "")
@@ -149,29 +163,65 @@ class _Walk:
             place, value = (*place, *found), _value_at(value, found)
         return place, value, True
 
-    def _pair(self, origin: Place, items: list[Any]) -> tuple[dict[int, int], list[int]]:
-        """Which of *items* each item of the original list at *origin* became, and which ones were put in."""
+    def _pair(self, origin: Place, items: list[Any]) -> dict[int, int]:
+        """Which of *items* each item of the original list at *origin* became."""
         if origin in self._pairs:
             return self._pairs[origin]
         given = _value_at(self._original, origin)
-        kept = [i for i in range(len(given)) if (*origin, i) not in self._gone] if isinstance(given, list) else []
-        pairs: dict[int, int] = {}
-        at, put_in = 0, len(items) - len(kept)
-        for i in kept:
-            ahead = range(at, min(at + 1 + max(0, min(put_in, _MOST_PUT_IN)), len(items)))
-            like = [j for j in ahead if self._is_like(given[i], items[j], (*origin, i))][:1]
-            match = like or (list(ahead[:1]) if put_in == 0 else [])
-            if match:
-                pairs[i] = match[0]
-                put_in, at = put_in - (match[0] - at), match[0] + 1
-        self._pairs[origin] = pairs, sorted(set(range(len(items))) - set(pairs.values()))
-        return self._pairs[origin]
+        if not isinstance(given, list):
+            return {}
+        there = [i for i in range(len(given)) if (*origin, i) not in self._gone]
+        free = [j for j in range(len(items)) if j not in self._put_in.get(origin, ())]
+        moved = [i for i in there if (*origin, i) in self._moved]
+        kept = [i for i in there if (*origin, i) not in self._moved]
+        if (cells := len(kept) * len(free)) > self._cells:
+            pairs = dict(zip(kept, free, strict=False))
+        else:
+            self._cells -= cells
+            alike = [[self._likeness(given[i], items[j], (*origin, i)) for j in free] for i in kept]
+            pairs = {kept[row]: free[column] for row, column in _align(alike)}
+        taken = set(pairs.values())
+        left = [j for j in free if j not in taken][:_MOST_MOVED]
+        for i in moved[:_MOST_MOVED]:
+            likeness = [(self._likeness(given[i], items[j], (*origin, i)), -j) for j in left]
+            if likeness and max(likeness)[0]:
+                pairs[i] = -max(likeness)[1]
+                left.remove(pairs[i])
+        self._pairs[origin] = pairs
+        return pairs
 
-    def _is_like(self, given: Any, item: Any, origin: Place) -> bool:
-        """Whether *item* may be what became of *given*, which stood at *origin*."""
+    def _likeness(self, given: Any, item: Any, origin: Place) -> int:
+        """How much *item* is like what became of *given*, which stood at *origin*; 0: it cannot be that."""
+        if given == item:
+            return 4
         if not (isinstance(given, dict) and isinstance(item, dict)):
-            return bool(given == item)
-        return bool(self._new_value.get((*origin, "role"), given.get("role")) == item.get("role"))
+            return 1  # a plain value that was changed, or wrapped
+        was, role = (value.get("role") or _ROLES.get(str(value.get("type"))) for value in (given, item))
+        if self._new_value.get((*origin, "role"), was) != role:
+            return 0
+        same = [key for key in given if key in item and given[key] == item[key] and key != "role"]
+        return 3 if same else 2
+
+
+def _align(alike: list[list[int]]) -> list[tuple[int, int]]:
+    """The pairs of rows and columns, both rising, whose sum in *alike* is greatest; no pair is 0."""
+    columns = range(len(alike[0]) if alike else 0)
+    best = [[0] * (len(columns) + 1) for _ in range(len(alike) + 1)]
+    for row in reversed(range(len(alike))):
+        for column in reversed(columns):
+            pair = alike[row][column] and alike[row][column] + best[row + 1][column + 1]
+            best[row][column] = max(pair, best[row + 1][column], best[row][column + 1])
+    pairs, row, column = [], 0, 0
+    while row < len(alike) and column < len(columns):
+        likeness = alike[row][column]
+        if likeness and best[row][column] == likeness + best[row + 1][column + 1]:
+            pairs.append((row, column))
+            row, column = row + 1, column + 1
+        elif best[row][column] == best[row + 1][column]:
+            row += 1
+        else:
+            column += 1
+    return pairs
 
 
 def _value_at(value: Any, place: Place) -> Any:

@@ -72,7 +72,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(
         create_page(
             fields=settings.fields,
-            upstreams=bases,
+            upstreams={name: base for name, base in bases.items() if not name or not settings.tokens or own_keys.get(name)},
             allow=settings.allow,
             drop=settings.drop,
             translate=settings.translate,

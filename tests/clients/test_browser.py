@@ -45,6 +45,8 @@ RATES = {
     "mistral-correlation-id": "f00",
 }
 """What Mistral tells in headers, or may."""
+LIMITS = {"x-ratelimit-limit-req-minute": "60", "x-ratelimit-remaining-req-minute": "0"}
+"""Of what the stand-in tells with its 429."""
 MISTRALS_CORS = [("Access-Control-Allow-Origin", "*"), ("Access-Control-Expose-Headers", "x-kong"), ("Set-Cookie", "__cf_bm=1")]
 
 COMMON = """<!doctype html><title>a chat client</title>
@@ -117,7 +119,10 @@ const {default: OpenAI} = await import("openai");
 const client = new OpenAI({baseURL: given.proxy, apiKey: "none", dangerouslyAllowBrowser: true, maxRetries: 0});
 const {completions} = client.chat, messages = [given.user];
 const shown = async (promise) => {
-  try { await promise; } catch (error) { return {name: error.constructor.name, status: error.status, message: error.message}; }
+  try { await promise; } catch (error) {
+    const headers = Object.fromEntries(error.headers ?? []);
+    return {name: error.constructor.name, status: error.status, message: error.message, headers};
+  }
 };
 await check("plain", async () => {
   const {data, request_id, response} = await completions.create({model: given.model, messages, user: "me"}).withResponse();
@@ -138,6 +143,18 @@ await check("embeddings", async () => {
 });
 await check("models", async () => (await client.models.list()).data.map((model) => model.id));
 await check("error", () => shown(completions.create({model: given.model, messages, temperature: "hot"})));
+for (const key of ["wrong", "limit", "broken"]) {
+  const other = client.withOptions({apiKey: key}).chat.completions, question = {model: given.model, messages, stream: true};
+  await check(key, () => shown((async () => { for await (const chunk of await other.create(question)); })()));
+}
+await check("stop", async () => {
+  const texts = [], stream = await completions.create({model: given.model, messages, stream: true});
+  for await (const chunk of stream) {
+    texts.push(chunk.choices[0].delta.content ?? "");
+    stream.controller.abort();
+  }
+  return texts.length;
+});
 """
 END = """
 });
@@ -428,4 +445,20 @@ def test_openais_sdk_works_in_a_page(sdk: Json, sandbox: Sandbox) -> None:
 def test_openais_sdk_shows_errors_in_a_page(sdk: Json) -> None:
     """It shows Mistral's text and the field, not a connection error."""
     text = "422 temperature: Input should be a valid number"
+    del sdk["error"]["headers"]
     assert sdk["error"] == {"name": "UnprocessableEntityError", "status": 422, "message": text}
+
+
+def test_openais_sdk_reads_what_a_refusal_tells(sdk: Json) -> None:
+    """Keys that the stand-in refuses: a 401 and a 429, streamed or not, with the waiting time and the limits in headers."""
+    wrong, limit = sdk["wrong"], sdk["limit"]
+    assert (wrong["name"], wrong["status"], wrong["message"]) == ("AuthenticationError", 401, "401 Invalid API Key")
+    assert (limit["name"], limit["status"], limit["message"]) == ("RateLimitError", 429, "429 Rate limit exceeded")
+    assert limit["headers"].items() >= LIMITS.items()
+    assert wrong["headers"]["x-request-id"] == wrong["headers"]["mistral-correlation-id"]
+
+
+def test_openais_sdk_shows_a_broken_stream_and_stops_one(sdk: Json) -> None:
+    """A stream that breaks is an error, not a short answer; one that the page aborts ends at once without one."""
+    assert sdk["broken"]["name"] in ("APIError", "TypeError")  # the error event, or what a browser makes of the end
+    assert sdk["stop"] < len(SAID.split())

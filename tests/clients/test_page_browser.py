@@ -314,6 +314,7 @@ def test_a_sample_shows_every_change_in_both_bodies(tab: Tab, server: Gunicorn) 
         for pane in ("before", "after"):
             found = tab.run(f"[...document.querySelectorAll('#{pane} .chip')].map((e) => e.textContent)")
             assert sorted(found, key=int) == numbers
+        assert not tab.run("[...document.querySelectorAll('#after .ghost')].some((e) => !e.querySelector('s'))")  # none is there
         edges = "(e) => [e.getBoundingClientRect().top, e.getBoundingClientRect().bottom]"
         for pane in ("before", "after"):  # the first change is in sight
             box, chip = tab.run(f"[{pane}, {pane}.querySelector('.chip')].map({edges})")
@@ -369,9 +370,10 @@ def test_broken_json_is_shown_where_it_breaks(tab: Tab, server: Gunicorn) -> Non
         ('{"é": "😀", x}', 1, 12, "x"),
         ('{"a": NaN}', 1, 7, "N"),
         ('{"a": 1', 1, 8, "␣"),
+        ("\n" + "[" * 300 + "]" * 300, 2, 201, "["),
     ):
         inspect(tab, body)
-        assert "invalid_json" in tab.text(".alert strong")
+        assert ("json_too_deep" if "[[" in body else "invalid_json") in tab.text(".alert strong")
         assert f"Line {line}, column {column}" in tab.text("#verdict")
         assert tab.text("#verdict mark") == marked
         assert tab.run("body.value.slice(body.selectionStart, body.selectionEnd)") == marked.replace("␣", "")
@@ -384,15 +386,43 @@ def test_a_refusal_is_shown_where_it_is(tab: Tab, server: Gunicorn) -> None:
     inspect(tab, '{"model": "mistral-embed", "input": [1, 2]}', "embeddings")
     assert "token_ids" in tab.text(".alert")
     assert tab.run("[...document.querySelectorAll('#before .mark')].map((e) => e.textContent)") == ['"input": [']
+    assert tab.text("#after") == TEXTS["en"]["js"]["nothing"]
     assert is_quiet(tab)
 
 
 def test_a_body_that_is_too_large_is_told_in_words(tab: Tab, server: Gunicorn) -> None:
-    """The limit of /explain is named, in the reader's language."""
+    """The limit of /explain is named, in the reader's language, and nothing is sent that would be refused."""
     tab.open(f"{server.url}/#inspector", language=CHINESE)
     inspect(tab, json.dumps({"model": "x" * 300_000}))
-    assert TEXTS["zh"]["js"]["too_large"] in tab.text(".alert")
-    assert is_quiet(tab, but=("413",))
+    assert tab.text(".alert") == TEXTS["zh"]["js"]["too_large"].format(256)
+    inspect(tab, json.dumps({"model": "é" * 131_050}, ensure_ascii=False))
+    assert tab.text("#verdict") == TEXTS["zh"]["js"]["unchanged"]
+    assert is_quiet(tab)
+
+
+def test_what_goes_as_a_whole_is_marked_as_a_whole(tab: Tab, server: Gunicorn) -> None:
+    """All lines of a dropped object carry its colour, of a renamed one the first; in Chinese, its reason has Chinese colons."""
+    tab.open(f"{server.url}/#inspector", language=CHINESE)
+    inspect(tab, '{"model": "m", "seed": {"a": 1}, "logit_bias": {"1": {"2": 3}}, "stream_options": {}}')
+    marked = "[...document.querySelectorAll('#before .mark')].map((e) => [e.className, e.firstChild.textContent])"
+    lines = ['"logit_bias": {', '"1": {', '"2": 3', "}", "},"]
+    assert tab.run(marked) == [
+        ["mark good", '"seed": {'],
+        *([["mark bad", line] for line in lines]),
+        ["mark good", '"stream_options": {}'],
+    ]
+    assert "Mistral 没有这个字段\uff1a" in tab.text("#list-of-changes")
+    assert is_quiet(tab)
+
+
+def test_a_deep_body_stays_in_its_pane(tab: Tab, server: Gunicorn) -> None:
+    """The panes scroll instead of widening the page."""
+    for width in (1280, 360):
+        tab.open(f"{server.url}/#inspector", width=width)
+        inspect(tab, '{"model": "m", "messages": ' + "[" * 150 + "]" * 150 + "}")
+        assert tab.text("#verdict") == TEXTS["en"]["js"]["unchanged"]
+        assert tab.run("document.documentElement.scrollWidth") <= width
+        assert tab.run("before.scrollWidth > before.clientWidth")
 
 
 def test_a_server_that_cannot_answer_is_told_in_words(tab: Tab, server: Gunicorn) -> None:
@@ -502,12 +532,57 @@ def test_errors_can_be_read(tab: Tab, server: Gunicorn, scripted: ScriptedUpstre
     tab.open(f"{server.url}/#try")
     words = TEXTS["en"]["js"]
     try_it(tab, "refuses")
-    assert f"{words['http'].format(401)} Unauthorized" in answered(tab)
+    assert f"{words['statuses']['401']} Unauthorized" in answered(tab)
     try_it(tab, "breaks")
     tab.until("document.querySelectorAll('.turn .alert').length === 2")
-    assert any(text in answered(tab) for text in (words["cut"], "cut short"))  # a browser may drop what was not read by then
+    assert words["cut"] in answered(tab)
     try_it(tab, "plain")
     tab.until("chat.innerText.includes('Paris.')")
+
+
+def test_a_limit_is_told_in_the_readers_language(tab: Tab, server: Gunicorn, scripted: ScriptedUpstream) -> None:
+    """With the time to wait, where the answer names one, and Mistral's own words; models are asked for in the same way."""
+    limit = json_answer({"message": "Rate limit exceeded"}, 429, [("Retry-After", "7")])
+    scripted.script = {**scripted.script, "plain": limit}  # type: ignore[dict-item]
+    tab.open(f"{server.url}/#try", language=CHINESE)
+    try_it(tab, "plain")
+    words = TEXTS["zh"]["js"]
+    told = f"{words['statuses']['429']} {words['wait'].format(7)} Rate limit exceeded"
+    assert told in answered(tab)
+    scripted.script = {**scripted.script, "/v1/models": limit}  # type: ignore[dict-item]
+    tab.click("#load")
+    tab.until(f"models.innerText === {json.dumps(told)}")
+
+
+def test_a_server_that_holds_a_key_asks_for_its_token(
+    tab: Tab, shared_servers: Callable[..., Gunicorn], shared_upstream: ScriptedUpstream, scripted: ScriptedUpstream
+) -> None:
+    """The page speaks of a token throughout, offers no upstream without a key, and says whose token is missing or wrong."""
+    server = shared_servers(
+        MISTRAL_FILTER_UPSTREAM=shared_upstream.url,
+        MISTRAL_FILTER_UPSTREAMS=f"second={shared_upstream.url} keyless={shared_upstream.url}",
+        MISTRAL_FILTER_API_KEY="held-key-Kx81aa",
+        MISTRAL_FILTER_API_KEYS="second=held-key-Kx82aa",
+        MISTRAL_FILTER_TOKENS="token-for-anna-Jx2k",
+        MISTRAL_FILTER_CORS_ORIGINS="none",
+    )
+    tab.open(f"{server.url}/#try")
+    assert tab.run("[...upstream.options].map((option) => option.value)") == ["", "second"]
+    assert "keyless" not in tab.run("document.documentElement.outerHTML")
+    tab.click("#load")
+    assert tab.text("#models") == TEXTS["en"]["js"]["need_key"].format(TEXTS["en"]["token"])
+    for token, text in (("wrong", "one of its own tokens"), ("token-for-anna-Jx2k", f"Models: {len(MODELS)}")):
+        tab.run("key.value = ''; key.focus()")
+        tab.type(token)
+        tab.click("#load")
+        tab.until(f"models.innerText.includes({json.dumps(text)})")
+    assert scripted.requests[-1].header("Authorization") == "Bearer held-key-Kx81aa"
+    tab.run("key.value = 'wrong'; message.focus()")
+    tab.type("Hello")
+    tab.press("Enter")
+    assert "one of its own tokens" in answered(tab)
+    assert TEXTS["en"]["js"]["no_changes"] not in answered(tab)  # nothing was filtered
+    assert is_quiet(tab, but=("401",))
 
 
 def test_a_key_stays_in_its_tab_and_with_its_upstream(browser: Browser, server: Gunicorn, scripted: ScriptedUpstream) -> None:
@@ -517,7 +592,7 @@ def test_a_key_stays_in_its_tab_and_with_its_upstream(browser: Browser, server: 
     tab.run("upstream.value = ''; upstream.dispatchEvent(new Event('change')); message.focus()")
     tab.type("Hello")
     tab.press("Enter")
-    tab.until(f"models.innerText === {json.dumps(TEXTS['en']['js']['need_key'])}")
+    tab.until(f"models.innerText === {json.dumps(TEXTS['en']['js']['need_key'].format(TEXTS['en']['key']))}")
     assert scripted.requests == []
     tab.run("document.querySelector('#key').focus()")
     tab.type("canary-key")

@@ -110,6 +110,90 @@ def test_places_follow_names_and_items(path: str, before: Place, after: Place) -
     assert places[path] == (before, after)
 
 
+TURNS: list[Any] = [
+    {"role": "user", "content": "a"},
+    {
+        "role": "assistant",
+        "content": "b",
+        "tool_calls": [{"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+    },
+    {"role": "system", "content": "c"},
+    {"role": "user", "content": "d"},
+    {"role": "tool", "tool_call_id": "call_1", "content": "e"},
+    {"role": "user", "content": "f", "name": "g"},
+]
+ITEMS: list[Any] = [
+    {"role": "user", "content": [{"type": "input_text", "text": "a"}]},
+    {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"},
+    {"type": "function_call", "call_id": "call_2", "name": "f", "arguments": "{}"},
+    {"type": "function_call_output", "call_id": "call_1", "output": "b"},
+    {"type": "function_call_output", "call_id": "call_2", "output": "c"},
+    {"role": "assistant", "content": "d"},
+    {"role": "user", "content": [{"type": "input_text", "text": "e"}]},
+]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (
+            {"model": "m", "messages": TURNS},
+            {
+                "messages[2]": (("messages", 2), ("messages", 3)),  # behind the result of the call
+                "messages[2].role": (("messages", 2, "role"), ("messages", 3, "role")),
+                "messages[3]": (("messages", 3), ("messages", 4)),
+                "messages[4].tool_call_id": (("messages", 4, "tool_call_id"), ("messages", 2, "tool_call_id")),
+                "messages[5].name": (("messages", 5, "name"), ("messages", 5)),
+            },
+        ),
+        (
+            {"model": "m", "instructions": "i", "input": ITEMS},  # one message more in front, two calls in one message
+            {
+                "input[0].content[0].type": (("input", 0, "content", 0, "type"), ("messages", 1, "content", 0, "type")),
+                "input[1].tool_calls[0].id": (("input", 1), ("messages", 2, "tool_calls", 0, "id")),
+                "input[3].tool_call_id": (("input", 3), ("messages", 3, "tool_call_id")),
+                "input[4].tool_call_id": (("input", 4), ("messages", 4, "tool_call_id")),
+                "input[6].content[0].type": (("input", 6, "content", 0, "type"), ("messages", 6, "content", 0, "type")),
+            },
+        ),
+    ],
+)
+def test_places_follow_what_was_moved_and_what_became_chat(body: Any, expected: dict[str, tuple[Place, Place]]) -> None:
+    """Messages in another order, and Responses items as messages, are found where they are now."""
+    data = json.dumps(body).encode()
+    filtered = filter_body(data, "chat", fields="current")
+    places = zip(filtered.changes, locate_changes(data, filtered.body, filtered.changes), strict=True)
+    assert {change.path: found for change, found in places if change.path in expected} == expected
+
+
+def test_long_lists_are_paired_in_their_order() -> None:
+    """Lists too long to compare each item with each are told apart by what was dropped and put in alone, at once."""
+    messages = [{"role": "user", "content": "a", "name": str(n)} for n in range(3000)]
+    body = json.dumps({"model": "m", "messages": messages}).encode()
+    filtered = filter_body(body, "chat")
+    places = locate_changes(body, filtered.body, filtered.changes)
+    assert places[-1] == (("messages", 2999, "name"), ("messages", 2999))
+
+
+def test_items_that_were_put_in_are_found_among_the_others() -> None:
+    """Over all records: their place is that of a new item in the result, and the list in the original, wherever they stand."""
+    seen = 0
+    for given, endpoint, options in bodies():
+        body = json.dumps(given).encode()
+        try:
+            filtered = filter_body(body, endpoint, **options)
+        except MistralFilterError:
+            continue
+        result = json.loads(filtered.body)
+        for change, places in zip(filtered.changes, locate_changes(body, filtered.body, filtered.changes), strict=True):
+            if change.action == "insert" and change.path.endswith("]"):
+                items = value_at(given, places.before)
+                assert isinstance(items, list)
+                assert value_at(result, places.after) not in items
+                seen += 1
+    assert seen > 15
+
+
 def test_a_change_of_what_another_made_lies_where_that_came_from() -> None:
     """Under the list classic reasoning.effort is renamed, then dropped: both stand at the original field."""
     body = json.dumps(BODY).encode()

@@ -530,8 +530,9 @@ def test_a_client_that_leaves_frees_the_upstream_connection(proxied: Proxied, sc
         sock.sendall(proxied.request("good", stream=True))
         next(Answer(sock).pieces())
     proxied.good.wait_left()
-    ended = eventually(lambda: re.findall(r" ended=(\w+) ", proxied.server.log()[start:]), "the log line")
-    assert ended == ["client_gone"]
+    # the line of the request before may still have been to come
+    ended = eventually(lambda: set(re.findall(r" ended=(\w+) ", proxied.server.log()[start:])) - {"ok"}, "the log line")
+    assert ended == {"client_gone"}
     proxied.good.wait_connections(0)
 
 
@@ -635,7 +636,7 @@ def test_a_proxy_that_makes_no_tunnel_is_named(
     upstream.script = raw(answer)
     response = ask(server.port, "POST", "/v1/chat/completions", {"model": "m", "messages": []}, [("Authorization", "Bearer k")])
     error = error_of(response, 502)
-    assert error["code"] == "upstream_tls"
+    assert error["code"] == "upstream_unreachable"
     assert f"127.0.0.1:{upstream.port}" in error["message"]
     assert "MISTRAL_FILTER_PROXY" in error["message"]
     assert not any(word in error["message"] for word in ("no-such", "user", "pass", "MISTRAL_FILTER_UPSTREAM"))

@@ -24,6 +24,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from mistral_filter import __version__
 from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS
 from mistral_filter.paths import PATHS
+from mistral_filter.proxy.view import MAX_EXPLAIN
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -95,6 +96,8 @@ def create_page(
 
     def filled(code: str, root: str) -> str:
         """A client's setting for the server at *root*."""
+        if not own_key:
+            code = code.replace("MISTRAL_API_KEY", "FILTER_TOKEN").replace("YOUR_KEY", "YOUR_TOKEN")
         return code.replace("{base}", f"{root}/v1").replace("{root}", root).replace("{model}", clients["model"])
 
     blueprint.add_app_template_filter(filled, "filled")
@@ -125,6 +128,7 @@ def create_page(
             language = _language()
             known = {
                 "root": root,
+                "largest": MAX_EXPLAIN,
                 "samples": facts["samples"],
                 "texts": texts[language]["js"],
                 "reasons": texts[language]["reasons"],

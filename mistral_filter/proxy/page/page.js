@@ -17,7 +17,7 @@ function make(tag, name = "", ...children) {
 // ------------------------------------------------------------------------------------------------------------------- Start
 
 if (root !== data.root) {
-  for (const code of document.querySelectorAll("pre code, td code")) {
+  for (const code of document.querySelectorAll("pre code")) {
     code.textContent = code.textContent.replaceAll(data.root, root);
   }
 }
@@ -160,11 +160,12 @@ function reveal(line) {
 // not there, by the place of what would hold it.
 function render(box, tree, changes, marks, ghosts, from) {
   box.replaceChildren();
-  let lines = 0;
+  let lines = 0, whole = ""; // the class of the lines of a value that is dropped or added as a whole
   const line = (depth, numbers, ...content) => {
     if (++lines > MOST_LINES) return null;
     const element = make("div", "", ...content);
     if (numbers.length) element.className = `mark ${KINDS[worst(numbers, changes)] ?? "bad"}`;
+    else if (whole) element.className = `mark ${whole}`;
     element.style.paddingLeft = `${0.3 + depth * 1.1}em`;
     for (const n of numbers) if (changes[n]) element.append(" ", chip(n, changes, from));
     box.append(element);
@@ -184,17 +185,20 @@ function render(box, tree, changes, marks, ghosts, from) {
       return;
     }
     line(depth, numbers, name + node.open);
+    const outer = whole, all = numbers.find((n) => changes[n]?.action === (from === "before" ? "drop" : "insert"));
+    if (all !== undefined) whole = KINDS[changes[all].loss];
     node.members.forEach((found, i) => {
       const label = node.open === "{" ? `${found.raw}: ` : "";
       walk(found.value, [...steps, found.key], label, i + 1 < node.members.length ? "," : "", depth + 1);
     });
     for (const n of absent) {
-      const {action, path} = changes[n], last = path.match(/(\[\d+\]|[^.\]]*)$/)[1];
-      const ghost = line(depth + 1, [], action === "drop" ? make("s", "", last) : `+ ${last}`);
+      const {path, to} = changes[n], last = ((from === "after" && to) || path).match(/(\[\d+\]|[^.\]]*)$/)[1];
+      const ghost = line(depth + 1, [], from === "after" ? make("s", "", last) : `+ ${last}`);
       ghost?.classList.add("ghost", KINDS[changes[n].loss]);
       ghost?.append(" ", chip(n, changes, from));
     }
     line(depth, [], node.close + comma);
+    whole = outer;
   };
   walk(tree, [], "", "", 0);
   if (lines > MOST_LINES) box.append(make("div", "ghost", filled(t.more_lines, lines - MOST_LINES)));
@@ -205,7 +209,7 @@ const put = (map, place, n) => map.set(place, [...(map.get(place) ?? []), n]);
 // A reason, or the two parts of one, in the language of the page as far as it has it.
 function inLanguage(reason) {
   const part = (text) => data.reasons[text] ?? text;
-  return data.reasons[reason] ?? reason.split(": ").map(part).join(": ");
+  return data.reasons[reason] ?? reason.split(": ").map(part).reduce((whole, next) => filled(t.and_why, whole, next));
 }
 
 function listChange(change, n) {
@@ -260,7 +264,7 @@ function showExplanation(text, body) {
     if (!told.place) return;
     marks[0].set(placeOf(told.place), [0]);
     render($("before"), member(tree, "before"), [], marks[0], absent[0], "before");
-    $("after").replaceChildren("—");
+    $("after").replaceChildren(t.nothing);
     $("panes").hidden = false;
     return;
   }
@@ -289,13 +293,13 @@ function showExplanation(text, body) {
   $("verdict").append(make("p", "", t.current_would, ...names, " ", button));
 }
 
-const FAILURES = {413: t.too_large, 503: t.busy};
 let asked = 0;
 async function inspect() {
   const body = $("body").value, mine = ++asked;
   $("panes").hidden = true;
   $("list-of-changes").replaceChildren();
   if (!body.trim()) return say(make("p", "", t.empty));
+  if (new Blob([body]).size > data.largest) return say(alertBox(filled(t.too_large, data.largest >> 10), ""));
   say(make("p", "soft", t.working));
   const target = `${root}/explain/${$("endpoint").value}?fields=${$("list").value}`;
   let status = 0, text = "";
@@ -305,7 +309,7 @@ async function inspect() {
   } catch { /* status 0: no answer */ }
   if (mine !== asked) return;
   if (status === 200) showExplanation(text, body);
-  else say(alertBox(FAILURES[status] ?? (status ? filled(t.http, status) : t.network), status ? errorOf(text) : ""));
+  else say(alertBox(status === 503 ? t.busy : status ? filled(t.http, status) : t.network, status ? errorOf(text) : ""));
 }
 
 $("inspect").addEventListener("submit", (event) => { event.preventDefault(); inspect(); });
@@ -351,6 +355,13 @@ function errorOf(text) {
   }
 }
 
+// What a refusal says, in the language of the page as far as it has words for its status.
+function refusal(response, text) {
+  const wait = response.headers.get("Retry-After") ?? "";
+  const words = t.statuses[response.status] ?? filled(t.http, response.status);
+  return [words, /^\d+$/.test(wait) ? filled(t.wait, wait) : "", errorOf(text)].filter(Boolean).join(" ");
+}
+
 // One key for each upstream, so that none is sent to another. Storage may be off: then they are kept in the page alone.
 let keys = {};
 try { keys = JSON.parse(sessionStorage.getItem("mistral-filter keys")) ?? {}; } catch { /* none */ }
@@ -366,15 +377,16 @@ showKey();
 const hasKey = () => {
   if ($("key").value.trim() || upstream() === "sandbox") return true;
   $("key").focus();
+  $("models").textContent = filled(t.need_key, $("key").labels[0].innerText.trim());
   return false;
 };
 
 async function loadModels() {
-  if (!hasKey()) return void ($("models").textContent = t.need_key);
+  if (!hasKey()) return;
   $("models").textContent = t.working;
   try {
     const response = await fetch(`${base()}/models`, {headers: headers()}), text = await response.text();
-    if (!response.ok) return void ($("models").textContent = `${filled(t.http, response.status)} ${errorOf(text)}`);
+    if (!response.ok) return void ($("models").textContent = refusal(response, text));
     const chats = JSON.parse(text).data.filter((model) => model.capabilities?.completion_chat !== false);
     const names = [...new Set(chats.map((model) => String(model.id)))].sort().slice(0, 500), chosen = $("model").value;
     $("model").replaceChildren(...names.map((name) => make("option", "", name)));
@@ -424,7 +436,7 @@ function switchTo(name) {
 async function ask() {
   const question = $("message").value.trim();
   if (running || !question) return;
-  if (!hasKey()) return void ($("models").textContent = t.need_key);
+  if (!hasKey()) return;
   $("models").textContent = "";
   $("message").value = "";
   turns.push({role: "user", content: question});
@@ -445,13 +457,13 @@ async function ask() {
     });
     begun = true;
     const made = response.headers.get("Mistral-Filter-Changes");
-    notes.append(made ? `${t.changed} ${readable(made)}` : t.no_changes, make("br"));
-    if (!response.ok) failed = `${filled(t.http, response.status)} ${errorOf(await response.text())}`;
+    if (made || response.ok) notes.append(made ? `${t.changed} ${readable(made)}` : t.no_changes, make("br"));
+    if (!response.ok) failed = refusal(response, await response.text());
     else for await (const event of events(response)) {
       first ??= seconds();
       if (event === "[DONE]") { finished = true; break; }
       const piece = JSON.parse(event), choice = piece.choices?.[0];
-      if (piece.error) { failed = errorOf(event); break; }
+      if (piece.error) { failed = piece.error.code === "upstream_cut" ? t.cut : errorOf(event); break; }
       const {content, reasoning_content: reasoning, tool_calls: calls} = choice?.delta ?? {};
       if (reasoning) {
         if (!folded.isConnected) text.before(folded);
@@ -481,8 +493,8 @@ function readable(header) {
     const value = (name) => rest.find((part) => part.startsWith(`${name}=`))?.slice(name.length + 1).replace(/^"|"$/g, "");
     if (!value("path")) return item;
     const to = value("to") ? ` → ${value("to")}` : "", times = value("count") ? ` ×${value("count")}` : "";
-    return `${value("path")}${to}${times} (${t.action[action] ?? action}, ${t.loss[value("loss")] ?? value("loss")})`;
-  }).join("; ");
+    return filled(t.made, value("path") + to + times, t.action[action] ?? action, t.loss[value("loss")] ?? value("loss"));
+  }).join(t.between);
 }
 
 $("ask").addEventListener("submit", (event) => { event.preventDefault(); ask(); });

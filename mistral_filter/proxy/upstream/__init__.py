@@ -126,14 +126,14 @@ class Upstream:
         """What the client is told: where the request was to go and which setting says so, never the URL's path or query."""
         if error.code == "no_descriptors":
             return Overloaded(code=error.code)
-        host, setting, what = urlsplit(self.base).netloc, self._setting, _MESSAGES[error.code]
-        proxied = error.tunnel or error.code in ("upstream_dns", "upstream_unreachable", "upstream_connect_timeout")
-        if self._proxy is not None and proxied:
+        host, setting = urlsplit(self.base).netloc, self._setting
+        if self._proxy is not None and error.code in ("upstream_dns", "upstream_unreachable", "upstream_connect_timeout"):
             host, setting = urlsplit(self._proxy).netloc.rpartition("@")[2], "MISTRAL_FILTER_PROXY"
-            what = _NO_TUNNEL if error.tunnel else what
+            if error.code == "upstream_unreachable":
+                host = f"{host}, or the upstream through it,"
         elif error.final and error.code == "upstream_tls":
             setting += " and MISTRAL_FILTER_CA_BUNDLE"
-        message = what.format(host=host, setting=setting)
+        message = _MESSAGES[error.code].format(host=host, setting=setting)
         return UpstreamError(error.code, message, headers=[NO_RETRY] if error.final else [])
 
 
@@ -143,8 +143,6 @@ _MESSAGES = {
     "upstream_tls": "No secure connection to {host} could be made. Check {setting}.",
     "upstream_unreachable": "{host} could not be reached. Check {setting}.",
 }
-
-_NO_TUNNEL = "The proxy {host} made no connection to the upstream. Check {setting}."
 
 
 class Reply(NamedTuple):

@@ -65,16 +65,12 @@ class Answer(requests.Response):
 
 
 class TransportError(requests.ConnectionError):
-    """No answer. *code* is that of an UpstreamError, or ``no_descriptors``; *final*: a second try cannot help.
+    """No answer. *code* is that of an UpstreamError, or ``no_descriptors``; *final*: a second try cannot help."""
 
-    *tunnel*: it is the proxy that made no tunnel.
-    """
-
-    def __init__(self, code: str, *, final: bool = False, tunnel: bool = False) -> None:
+    def __init__(self, code: str, *, final: bool = False) -> None:
         super().__init__(code)
         self.code = code
         self.final = final
-        self.tunnel = tunnel
 
 
 def _descriptors_are_spent() -> bool:
@@ -97,10 +93,6 @@ def _tls_context(ca_bundle: str | None) -> ssl.SSLContext:
         context = _contexts[ca_bundle] = ssl.create_default_context(cafile=ca_bundle or certifi.where())
         context.set_alpn_protocols(["http/1.1"])
     return context
-
-
-class _TunnelRefused(Malformed):
-    """The proxy will not connect to the upstream."""
 
 
 class Transport(BaseAdapter):
@@ -240,11 +232,10 @@ class Transport(BaseAdapter):
 
     def _prepare(self, call: Call, caller: str | None, sock: socket.socket, end: float) -> Any:
         """The socket ready for a request: through the proxy and the handshake, by *end*."""
-        prepared, tunnel = sock, self._proxy is not None and self._secure
+        prepared = sock
         try:
-            if tunnel:
+            if self._proxy is not None and self._secure:
                 self._tunnel(sock, end)
-                tunnel = False
             if self._secure:
                 sock.settimeout(max(end - time.monotonic(), 0.001))
                 prepared = _tls_context(self._ca_bundle).wrap_socket(
@@ -262,13 +253,14 @@ class Transport(BaseAdapter):
             prepared.close()
             self._sessions.forget(caller)
             call.check()
+            if isinstance(error, TransportError):  # an OSError as well, as all errors of requests
+                raise
             if isinstance(error, TimeoutError):
                 raise TransportError("upstream_connect_timeout") from None
             if isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS:
                 raise TransportError("no_descriptors") from None
             if isinstance(error, (OSError, Malformed, ValueError)):
-                final = isinstance(error, (ssl.SSLCertVerificationError, _TunnelRefused))
-                raise TransportError("upstream_tls", final=final, tunnel=tunnel) from None
+                raise TransportError("upstream_tls", final=isinstance(error, ssl.SSLCertVerificationError)) from None
             raise
         return prepared
 
@@ -282,13 +274,14 @@ class Transport(BaseAdapter):
             more = sock.recv(_MAX_TUNNEL_HEAD)
             answer += more
             if not more or len(answer) > _MAX_TUNNEL_HEAD:
-                raise Malformed
+                raise TransportError("upstream_unreachable")
         head, blank, rest = answer.partition(b"\r\n\r\n")
-        status = parse_head((head + blank).decode("latin-1"), "CONNECT").status
-        if status in _FINAL_REFUSALS:
-            raise _TunnelRefused
+        try:
+            status = parse_head((head + blank).decode("latin-1"), "CONNECT").status
+        except Malformed:
+            status = 0
         if not 200 <= status < 300 or rest:
-            raise Malformed
+            raise TransportError("upstream_unreachable", final=status in _FINAL_REFUSALS)
 
     def _proxy_authorization(self) -> str:
         assert self._proxy is not None
