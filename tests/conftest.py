@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
@@ -38,6 +39,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_configure() -> None:
     # A run that is ended from outside (a time limit in CI) unwinds like Ctrl-C, so that its servers stop too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # What collection makes is there to stay: looking through it for garbage, then and in each test, takes a third of its time.
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -81,12 +89,15 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="session")
 def shared_servers(tmp_path_factory: pytest.TempPathFactory, shared_upstream: ScriptedUpstream) -> Iterator[StartGunicorn]:
-    """One server for each set of arguments and settings, started when it is first asked for, stopped after the run."""
+    """One server for each set of arguments and settings, started when it is first asked for, stopped after the run.
+
+    It has one worker, unless more are asked for: a start takes most of a second, and half of that again for each further worker.
+    """
     servers: dict[object, Gunicorn] = {}
     with ExitStack() as stack:
 
         def start(*args: str, **settings: Any) -> Gunicorn:
-            settings = {"MISTRAL_FILTER_UPSTREAM": shared_upstream.url, **settings}
+            settings = {"MISTRAL_FILTER_UPSTREAM": shared_upstream.url, "WEB_CONCURRENCY": 1, **settings}
             key = (args, tuple(sorted((name, str(value)) for name, value in settings.items())))
             if key not in servers:
                 servers[key] = stack.enter_context(Gunicorn(tmp_path_factory.mktemp("gunicorn"), *args, **settings))

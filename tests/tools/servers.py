@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+START = Path(__file__).resolve().parent / "start"
+"""Holds what Python imports when a server starts."""
 DEADLINE = 60.0
 """Seconds that a wait may take before the test fails: no test hangs, and none fails because the machine is busy."""
 
@@ -92,7 +94,8 @@ class Server:
         self._log = Path(name)
         # Nothing of the developer's own environment: no proxies, no keys, no settings.
         inherited = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(directory), "LANG": "C.UTF-8"}
-        self._environ = inherited | {"PYTHONUNBUFFERED": "1"} | {name: str(value) for name, value in settings.items()}
+        python = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(START)}
+        self._environ = inherited | python | {name: str(value) for name, value in settings.items()}
 
     def __enter__(self: S) -> S:
         with self._log.open("wb") as log:
