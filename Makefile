@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-HOST ?= 127.0.0.1
+# Not from the environment: some shells and Conda keep other things in HOST.
+HOST := 127.0.0.1
 PORT ?= 8000
 
 # Where this is set, each server that a test starts would compile all packages anew: a second of its time.

@@ -13,7 +13,7 @@ def main() -> None:
         mistral_filter(prog_name="mistral-filter")
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        sys.exit(f"{package} is missing: pip install '.[proxy]' in a clone of mistral-filter")
+        sys.exit(f"{package} is missing: install mistral-filter with the extra proxy (in a clone: pip install '.[proxy]')")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ class Explanation(NamedTuple):
         refused in JSON; both are null elsewhere.
         """
         error = None if self.error is None else msgspec.Raw(self.error.body())
-        valid = self.after is not None or self.error is None or self.error.code not in _UNREADABLE
+        valid = self._valid
         place = None
         if valid and self.error is not None and self.error.param:
             place = read_path(self.error.param, read_json(self.before.decode()))
@@ -52,10 +52,19 @@ class Explanation(NamedTuple):
                 "changes": self._listed(),
                 "more": max(len(self.changes) - MOST_CHANGES, 0),
                 "error": error,
-                "position": None if valid or self.error is None else _position(self.before, self.error),
+                "position": self.position,
                 "place": place,
             }
         )
+
+    @property
+    def position(self) -> dict[str, int] | None:
+        """``{"line", "column"}``, from 1, in characters, of what is no JSON; None elsewhere."""
+        return None if self._valid or self.error is None else _position(self.before, self.error)
+
+    @property
+    def _valid(self) -> bool:
+        return self.after is not None or self.error is None or self.error.code not in _UNREADABLE
 
     def _listed(self) -> list[dict[str, Any]]:
         changes = self.changes[:MOST_CHANGES]

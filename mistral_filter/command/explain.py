@@ -24,6 +24,9 @@ _COLOURS = {"none": "green", "approximate": "yellow", "lost": "red"}
 _LONGEST_DIFF = 20_000
 """Lines of a body that are compared; the comparison of more could take minutes."""
 
+_LONGEST_LINE = 500
+"""Characters of a line that are shown; an image is a line of millions. ``--json`` has all."""
+
 
 def _parsed(_context: click.Context, _parameter: click.Parameter, text: str) -> dict[str, str]:
     try:
@@ -41,7 +44,13 @@ def _parsed(_context: click.Context, _parameter: click.Parameter, text: str) -> 
     show_default=True,
     help="The endpoint that the body is sent to.",
 )
-@click.option("--fields", type=click.Choice(list(CHAT_FIELDS)), default="classic", show_default=True, help="The list for chat.")
+@click.option(
+    "--fields",
+    type=click.Choice(list(CHAT_FIELDS)),
+    default="classic",
+    show_default=True,
+    help="The chat fields to keep: the original worker's thirteen, or all that Mistral takes.",
+)
 @click.option("--strict", is_flag=True, help="Refuse rather than lose something.")
 @click.option("--no-translate", is_flag=True, help="Apply the lists only.")
 @click.option(
@@ -61,6 +70,8 @@ def explain(
 
     Exit status: 0 nothing to change, 1 changed, 2 refused.
     """
+    if file.isatty():
+        click.echo("Paste a request body, then press Enter and Ctrl-D.", err=True)
     options = {"fields": fields, "strict": strict, "translate": not no_translate, "models": models}
     explanation = explanation_of(file.read(), endpoint, **options)
     if as_json:
@@ -72,7 +83,9 @@ def explain(
 
 def _lines(explanation: Explanation) -> Iterator[str]:
     if explanation.error is not None:
-        yield click.style(_printable(f"refused ({explanation.error.status}): {explanation.error.message}"), fg="red")
+        place = explanation.position
+        where = f" Line {place['line']}, column {place['column']}." if place else ""
+        yield click.style(_printable(f"refused ({explanation.error.status}): {explanation.error.message}{where}"), fg="red")
         return
     if not explanation.changes:
         yield "Nothing to change: Mistral accepts every field."
@@ -91,17 +104,22 @@ def _lines(explanation: Explanation) -> Iterator[str]:
 
 def _indented(body: bytes) -> list[str]:
     """The lines of a body with one value a line, numbers and escapes as they are."""
-    return [_printable(line) for line in msgspec.json.format(body, indent=2).decode("utf-8", "replace").split("\n")]
+    return msgspec.json.format(body, indent=2).decode("utf-8", "replace").split("\n")
 
 
 def _diff(before: list[str], after: list[str]) -> Iterator[str]:
     """Both bodies, line by line: ``-`` what goes, ``+`` what comes; only *after* where they are too long to compare."""
     if max(len(before), len(after)) > _LONGEST_DIFF:
-        yield from after
+        yield from map(_shown, after)
         return
     for line in difflib.unified_diff(before, after, "your body", "what Mistral gets", lineterm=""):
         colour = {"-": "red", "+": "green", "@": "cyan"}.get(line[0])
-        yield click.style(line, fg=colour) if colour else line
+        yield click.style(_shown(line), fg=colour) if colour else _shown(line)
+
+
+def _shown(line: str) -> str:
+    more = len(line) - _LONGEST_LINE
+    return _printable(line) if more <= 0 else f"{_printable(line[:_LONGEST_LINE])}… ({more} characters more)"
 
 
 def _printable(text: str) -> str:

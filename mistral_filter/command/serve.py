@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -21,7 +22,17 @@ _SANDBOX = "sandbox"
 """The name of the stand-in's upstream."""
 
 
-@click.command(short_help="Serve the proxy.")
+class _Command(click.Command):
+    """Lists the settings below the options, since an installed package has no documents."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from mistral_filter.proxy.settings import SETTINGS
+
+        with formatter.section("Settings, environment variables"):
+            formatter.write_dl([(each.variable, each.sentence.replace("`", "")) for each in SETTINGS])
+
+
+@click.command(cls=_Command, short_help="Serve the proxy.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on; 0.0.0.0 is every IPv4 address.")
 @click.option(
     "--port",
@@ -39,10 +50,14 @@ _SANDBOX = "sandbox"
     envvar="WEB_CONCURRENCY",
     help="Worker processes, or the variable WEB_CONCURRENCY.",
 )
-@click.option("--fields", type=click.Choice(list(CHAT_FIELDS)), help="The list for chat, instead of MISTRAL_FILTER_FIELDS.")
+@click.option(
+    "--fields",
+    type=click.Choice(list(CHAT_FIELDS)),
+    help="The chat fields to keep, instead of MISTRAL_FILTER_FIELDS: the original worker's thirteen, or all that Mistral takes.",
+)
 @click.option("--sandbox", is_flag=True, help="Also serve a stand-in for Mistral's API at /sandbox/v1, which needs no account.")
 def serve(host: str, port: int, workers: int, fields: str | None, sandbox: bool) -> None:
-    """Serve the proxy. Its other settings are environment variables; docs/settings.md lists them."""
+    """Serve the proxy, under gunicorn, until Ctrl-C or SIGTERM."""
     from mistral_filter.proxy.serve import serve as run
     from mistral_filter.proxy.settings import SettingError, from_environment
 
@@ -59,7 +74,9 @@ def serve(host: str, port: int, workers: int, fields: str | None, sandbox: bool)
         shown = address.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")  # noqa: S104  # not to bind: to open
         click.echo(f"The page: http://{shown}/\nBase URL: http://{shown}/v1 -> {settings.upstream}")
         if upstreams:
-            click.echo(f"Stand-in: http://{shown}/{_SANDBOX}/v1 (any key)")
+            if settings.tokens:  # callers send these, never a key: the stand-in takes every key that is held for it
+                settings = replace(settings, api_keys={**settings.api_keys, _SANDBOX: "none-is-needed"})
+            click.echo(f"Stand-in: http://{shown}/{_SANDBOX}/v1 ({'your tokens' if settings.tokens else 'any key'})")
         run(settings, bind=address, workers=workers)
 
 
@@ -72,7 +89,9 @@ def _check_free(host: str, port: int) -> None:
             probe.bind(address)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise click.ClickException(f"Port {port} is in use: choose another, such as --port {port + 1}.") from None
+            other = port + 1 if port < 65535 else 8000
+            hint = f"choose another, such as --port {other} (make run PORT={other})"
+            raise click.ClickException(f"Port {port} is in use: {hint}.") from None
         if error.errno == errno.EACCES:
             raise click.ClickException(f"Port {port} needs more rights: choose one above 1023 with --port.") from None
         raise click.ClickException(f"{host} is not an address of this machine: check --host.") from None
@@ -86,6 +105,7 @@ def _nothing() -> Iterator[dict[str, str]]:
 @contextmanager
 def _stand_in() -> Iterator[dict[str, str]]:
     """The stand-in as a process of its own, on a free port: its name and URL. Raises ClickException if it does not start."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until gunicorn sets its own: the process below ends in any case
     command = [sys.executable, "-m", "mistral_filter.sandbox", "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)  # noqa: S603
     owner = os.getpid()

@@ -118,6 +118,9 @@ class Forwarder:
         if target.endpoint is None:
             encoding = "" if key.used else environ.get("HTTP_ACCEPT_ENCODING", "")
             headers.append(("Accept-Encoding", encoding if encoding and _FIELD_VALUE.fullmatch(encoding) else "identity"))
+            coding = environ.get("HTTP_CONTENT_ENCODING")
+            if coding and _FIELD_VALUE.fullmatch(coding):  # the body goes up as it came
+                headers.append(("Content-Encoding", coding))
             body, length = _upload(environ, call)
             reply = key.keyless(send(headers, body, length=length))
             return respond(reply, Plan(), None, target, environ, call, self._heartbeat)

@@ -13,9 +13,11 @@ import logging
 import re
 import resource
 import socket
+import ssl
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
 from http import HTTPStatus
@@ -33,7 +35,7 @@ from mistral_filter.proxy import settings, sockets
 from mistral_filter.proxy.call import close_connection
 from mistral_filter.proxy.logs import access_path, stderr_handler
 
-__all__ = ["Logger", "Worker", "on_exit", "on_starting", "post_request", "post_worker_init", "pre_request"]
+__all__ = ["Logger", "Worker", "on_exit", "on_starting", "post_request", "post_worker_init", "pre_request", "ssl_context"]
 
 _HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Za-z:.%]+\])?(?::\d{0,5})?")
 _ACCEPT_WARNING_SECONDS = 1.0
@@ -320,6 +322,16 @@ def on_starting(server: Any) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         if not server.master_pid:  # else the workers of an older binary still count here
             _remove_counts(directory)
+
+
+def ssl_context(_config: Any, default_factory: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    """For gunicorn's own TLS (``--certfile``): a client's socket that is shut down for reading can still be written to.
+
+    OpenSSL would take that end for a fault and send an alert in place of the answer. A cut body is told by its framing.
+    """
+    context = default_factory()
+    context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
+    return context
 
 
 def on_exit(server: Any) -> None:

@@ -9,6 +9,7 @@ from mistral_filter.proxy.gunicorn import (  # noqa: F401
     post_request,
     post_worker_init,
     pre_request,
+    ssl_context,
 )
 
 bind = f"0.0.0.0:{os.environ.get('PORT') or '8000'}"

@@ -13,12 +13,12 @@ from werkzeug.datastructures import Headers
 
 from mistral_filter.errors import ClientGone, NotFound, UpstreamError
 from mistral_filter.paths import Target
+from mistral_filter.proxy import sockets
 from mistral_filter.proxy.answers import Plan, error_answer
 from mistral_filter.proxy.answers.responses import next_number
 from mistral_filter.proxy.call import Call
 from mistral_filter.proxy.hints import NOT_OFFERED
 from mistral_filter.proxy.secret import Reply
-from mistral_filter.proxy.sockets import reset_on_close
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -127,7 +127,7 @@ def _stream(
         if events is not None and isinstance(error, UpstreamError) and tail.endswith(_EVENT_ENDS):
             yield events.error_event(error, number)
         if http_1_0:
-            reset_on_close(call.client)
+            sockets.reset(call.client)
         raise _broken_off() from None
     finally:
         reply.close()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
@@ -15,9 +18,17 @@ __all__ = ["serve"]
 def serve(settings: Settings, *, bind: str, workers: int) -> None:
     """Serves the proxy on *bind* (``host:port``) until SIGTERM or SIGINT. Does not return: it raises SystemExit.
 
-    Each worker builds the application after the fork.
+    Each worker builds the application after the fork. Where it was started on a terminal, it ends with the terminal.
     """
-    _Application(settings, {"bind": bind, "workers": workers}).run()
+    options: dict[str, Any] = {"bind": bind, "workers": workers}
+    if sys.stdin is not None and sys.stdin.isatty() and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        options["when_ready"] = _end_with_the_terminal
+    _Application(settings, options).run()
+
+
+def _end_with_the_terminal(_arbiter: object) -> None:
+    """A closed terminal sends SIGHUP, which gunicorn takes for a reload: the server would keep its port, unseen."""
+    signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
 
 class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no types

@@ -33,7 +33,7 @@ __all__ = [
     "let_others_run",
     "new_poll",
     "readiness",
-    "reset_on_close",
+    "reset",
     "send_all",
     "shut_down",
     "unwatch",
@@ -144,11 +144,17 @@ def send_all(sock: Any, data: bytes) -> None:
         sock.sendall(memoryview(data)[sent:])
 
 
-def reset_on_close(client: Any) -> None:
-    """Has the connection of *client* end with a reset: where no framing tells a cut answer from a whole one, that does."""
+def reset(client: Any) -> None:
+    """Resets the connection of *client* at once: where no framing tells a cut answer from a whole one, that does.
+
+    gunicorn's threads and sync workers end a connection before they close it, which looks clean whatever follows. So the
+    connection is taken away from the socket, which is left with one that never was connected.
+    """
     if client is not None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            with _original("socket", "socket")() as other:
+                os.dup2(other.fileno(), client.fileno(), inheritable=False)
 
 
 class _Watcher:

@@ -7,7 +7,8 @@ order. A tool is called in two cases only:
   user asks for, else the first one. A function that was called since the user's last message is not forced again, although a
   model would be, so that no client runs in a circle.
 - The last message is the user's and asks for it in so many words: ``call``, ``use`` or ``run``, perhaps ``the``, ``tool`` or
-  ``function``, then the name, alone or in quotes or backticks. ``call weather`` and ``Use the tool "weather".`` do.
+  ``function``, then the name, alone or in quotes or backticks. ``call weather`` and ``Use the tool "weather".`` do, and so do
+  these words in Chinese; ``do not call weather`` does not.
 
 The arguments are the JSON object right behind the name, as in ``call weather {"city": "Paris"}``; without one they are the
 smallest that the function's schema allows.
@@ -36,6 +37,9 @@ _DEPTH, _STEPS = 12, 10_000
 """Levels and parts of a schema that are looked at: one that refers to itself has no end."""
 _LOOKED_AT = 20_000
 """Characters at the end of the user's message in which a call may be asked for."""
+_VERB = r"(?:\b(?:call|use|run)\s+(?:the\s+)?(?:(?:tool|function)\s+)?|(?:调用|使用|运行|执行|用)\s*(?:工具|函数)?\s*)"
+_REFUSED = re.compile(r"(?:\bnot|n['\u2019]t|\bnever|\bwithout|不|不要|不能|别|勿|没有?|禁止)\s*$", re.IGNORECASE)
+"""Right before the verb: the call is not wanted."""
 
 
 class Function(NamedTuple):
@@ -101,9 +105,11 @@ def _asked(functions: Sequence[Function], user: str) -> list[Call]:
     found: list[tuple[int, Call]] = []
     user = user[-_LOOKED_AT:]
     for function in functions:
-        pattern = rf"\b(?:call|use|run)\s+(?:the\s+)?(?:(?:tool|function)\s+)?([\"'`]?){re.escape(function.name)}\1(?![\w-])\s*"
-        if match := re.search(pattern, user, re.IGNORECASE):
-            found.append((match.start(), Call(function, _given(user, match.end()) or _arguments(function))))
+        name = rf"([\"'`]?){re.escape(function.name)}\1|“{re.escape(function.name)}”"
+        for match in re.finditer(rf"{_VERB}(?:{name})(?![A-Za-z0-9_-])\s*", user, re.IGNORECASE):
+            if not _REFUSED.search(user, max(match.start() - 20, 0), match.start()):
+                found.append((match.start(), Call(function, _given(user, match.end()) or _arguments(function))))
+                break
     return [call for _, call in sorted(found, key=lambda one: one[0])][:MAX_CALLS]
 
 

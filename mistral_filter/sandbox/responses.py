@@ -20,8 +20,8 @@ __all__ = ["count", "respond"]
 
 Json = dict[str, Any]
 
-_ECHOED = "instructions metadata temperature top_p max_output_tokens max_tool_calls prompt_cache_key".split()
-"""Fields of the request that an answer repeats under the same name."""
+_ECHOED = "metadata temperature top_p max_output_tokens max_tool_calls prompt_cache_key".split()
+"""Fields of the request that an answer repeats under the same name; the instructions are a prompt, and not repeated."""
 
 
 def count(body: Json) -> Json:
@@ -56,6 +56,7 @@ def respond(body: Json) -> Json | Iterator[Json]:
         "truncation": "disabled",
         "error": None,
         "incomplete_details": None,
+        "instructions": None,
         "previous_response_id": None,
         **{name: body.get(name) for name in _ECHOED},
     }

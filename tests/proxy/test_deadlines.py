@@ -347,6 +347,20 @@ def test_silence_after_the_head_is_not_the_clients_fault(patient: Gunicorn, upst
     assert (response.body, response.complete) == (b"".join(map(event_bytes, stream)), True)
 
 
+def test_an_upstream_that_takes_a_body_slowly_is_not_silent(start: Start, upstream: ScriptedUpstream) -> None:
+    """The read timeout is for silence: it begins anew with all that the upstream takes of a large body."""
+    server = start(MISTRAL_FILTER_READ_TIMEOUT=3)
+
+    def script(exchange: Exchange) -> None:
+        exchange.read_body(gap=0.015)
+        json_answer({"bytes": len(exchange.request.body)})(exchange)
+
+    upstream.script = early(script)
+    large = {"model": "m", "messages": [{"role": "user", "content": "x" * (25 << 20)}]}
+    response = ask(server.port, "POST", CHAT, large)
+    assert (response.status, response.json()) == (200, {"bytes": len(upstream.requests[0].body)})
+
+
 def drip(port: int, head: bytes, piece: bytes = b" ") -> Response:
     """The answer to a request whose body comes byte by byte, and never ends."""
     with connect(port) as sock:

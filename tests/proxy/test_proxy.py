@@ -110,6 +110,14 @@ def test_a_request_arrives_filtered_and_with_allowed_headers_only(proxy: Gunicor
     assert response.header("Mistral-Filter-Changes") == 'drop;path="no_such";loss=lost'
 
 
+def test_a_compressed_upload_goes_up_with_its_coding(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """What is not the filter's goes up as it came, and so does what says how to read it."""
+    data = gzip.compress(b"a file")
+    assert post(proxy, data, [("Content-Encoding", "gzip")], "/v1/files").status == 200
+    (request,) = upstream.requests
+    assert (request.body, request.header("Content-Encoding")) == (data, "gzip")
+
+
 NOT_FORWARDED = """
     Cookie, Origin, Referer, HTTP-Referer, X-Title, X-Stainless-Lang, X-Stainless-Retry-Count, OpenAI-Organization,
     OpenAI-Project, X-Forwarded-For, X-Forwarded-Host, X-Forwarded-Proto, X-Real-Ip, Forwarded, Via, CF-Connecting-IP,

@@ -109,6 +109,10 @@ def chat(**more: object) -> dict[str, object]:
     return {"model": "m", "messages": [{"role": "user", "content": "hello"}], **more}
 
 
+def error_code(response: Response) -> object:
+    return response.json()["error"]["code"]
+
+
 def post(server: Gunicorn, caller: str | None = None) -> Response:
     headers = [ORIGIN, *([("Authorization", f"Bearer {caller}")] if caller else [])]
     return ask(server.port, "POST", CHAT, chat(), headers)
@@ -158,6 +162,20 @@ def test_an_unknown_name_is_not_remembered_for_long(
         assert (response.status, response.json()["error"]["code"]) == (502, "upstream_dns")
         resolver.answer("127.0.0.1")
         eventually(lambda: post(server).status == 200, "the name to be resolved")
+
+
+def test_known_addresses_serve_while_the_resolver_fails(
+    start: Callable[[], Gunicorn], resolver: Resolver, upstream: ScriptedUpstream
+) -> None:
+    """L2: also those at which nobody answered for a moment: the upstream is back before the resolver is."""
+    with start() as server:
+        for fail in (resolver.say_nothing, resolver.know_nothing):
+            resolver.answer("127.0.0.1")
+            eventually(lambda: post(server).status == 200, "the name to be resolved")
+            with upstream.down():
+                assert error_code(post(server)) == "upstream_unreachable"
+                fail()
+            assert post(server).status == 200
 
 
 def test_addresses_are_tried_in_turn(start: Callable[[], Gunicorn], resolver: Resolver, upstream: ScriptedUpstream) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -287,6 +288,58 @@ def test_an_early_stream_reaches_a_client_that_pauses(default_server: Gunicorn, 
         answer = Answer(sock)
         body = b"".join(data for _, data in answer.pieces())
     assert (answer.status, answer.complete, body) == (200, True, b"data: 0\n\ndata: 1\n\ndata: 2\n\n")
+
+
+@pytest.mark.parametrize("arguments", list(WORKERS.values()), ids=list(WORKERS))
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_an_early_answer_comes_through_where_the_upstream_takes_no_more(
+    gunicorn_server: Start,
+    new_upstream: Callable[..., ScriptedUpstream],
+    certificate: tuple[Path, Path],
+    arguments: tuple[str, ...],
+    tls: bool,
+) -> None:
+    """S1: a refusal before the body is read, which then is not read and leaves the connection open, is the answer."""
+    upstream = new_upstream(tls=certificate if tls else None)
+    server = gunicorn_server(
+        *arguments, WEB_CONCURRENCY=1, MISTRAL_FILTER_UPSTREAM=upstream.url, MISTRAL_FILTER_CA_BUNDLE=certificate[0]
+    )
+    answered = threading.Event()
+
+    def script(exchange: Exchange) -> None:
+        json_answer({"message": "too large"}, 413)(exchange)
+        answered.wait(DEADLINE)
+
+    upstream.script = early(script)
+    large = chat(messages=[{"role": "user", "content": "x" * (20 << 20)}])
+    for count, (path, body) in enumerate([("/v1/files", b"x" * (20 << 20)), (CHAT, large)], 1):
+        answered.clear()
+        response = ask(server.port, "POST", path, body, [("Authorization", "Bearer k")], timeout=DEADLINE / 2)
+        answered.set()
+        assert (response.status, response.complete, response.json()["message"]) == (413, True, "too large")
+        upstream.wait_connections()
+        assert len(upstream.requests) == count
+
+
+@pytest.mark.parametrize("body", [b"x" * (20 << 20), b"x" * 1000], ids=["large", "small"])
+def test_an_interim_answer_does_not_end_an_upload(default_server: Gunicorn, upstream: ScriptedUpstream, body: bytes) -> None:
+    """S1: 1xx (RFC 9110, 15.2) may come at any time, in pieces too, and the body is still wanted."""
+
+    def script(exchange: Exchange) -> None:
+        for piece in (b"HTTP/1", b".1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>", b"\r\n\r\n"):
+            exchange.send(piece)
+            exchange.sleep(0.4)  # longer than the watcher's interval
+        exchange.read_body()
+        json_answer({"bytes": len(exchange.request.body)})(exchange)
+
+    upstream.script = {"/v1/files": early(script)}
+    head, half = build_request("POST", "/v1/files", body, [("Authorization", "Bearer k")]), len(body) // 2
+    with connect(default_server.port, DEADLINE / 2) as sock:
+        sock.sendall(head[:-half])
+        time.sleep(1.5)
+        sock.sendall(head[-half:])
+        response = read_response(sock)
+    assert (response.status, response.json()) == (200, {"bytes": len(body)})
 
 
 # ----------------------------------------------------------------------------------------------------------------- explain

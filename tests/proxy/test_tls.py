@@ -11,16 +11,16 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import DEADLINE, Answer, Gunicorn, Response, ask, build_request, connect, eventually
+from servers import DEADLINE, Answer, Gunicorn, Response, ask, build_request, connect, eventually, read_response
 from tls import EXPIRED, Authority, Relay, TLSUpstream, closed, cut
 from upstream import (
     Event,
@@ -29,6 +29,7 @@ from upstream import (
     Script,
     ScriptedUpstream,
     chain,
+    early,
     early_hints,
     event_bytes,
     head_bytes,
@@ -614,3 +615,64 @@ def test_a_handshake_in_a_tunnel_is_inside_the_connect_timeout(tunnelled: tuple[
     assert error_of(proxied.send(), 504)["code"] == "upstream_connect_timeout"
     assert time.monotonic() - began > CONNECT_TIMEOUT - 0.5
     assert proxied.good.requests == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "final"),
+    [
+        (b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n", True),
+        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno", True),
+        (b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", False),
+        (b"", False),
+    ],
+    ids=["407", "403", "503", "no answer"],
+)
+def test_a_proxy_that_makes_no_tunnel_is_named(
+    gunicorn_server: Callable[..., Gunicorn], upstream: ScriptedUpstream, answer: bytes, final: bool
+) -> None:
+    """The HTTP proxy is at fault: the error says its address and its setting, not the upstream's, and no credentials."""
+    proxy = upstream.url.replace("//", "//user:pass%40word@")
+    server = gunicorn_server(MISTRAL_FILTER_UPSTREAM="https://no-such.invalid", MISTRAL_FILTER_PROXY=proxy)
+    upstream.script = raw(answer)
+    response = ask(server.port, "POST", "/v1/chat/completions", {"model": "m", "messages": []}, [("Authorization", "Bearer k")])
+    error = error_of(response, 502)
+    assert error["code"] == "upstream_unreachable"
+    assert f"127.0.0.1:{upstream.port}" in error["message"]
+    assert "MISTRAL_FILTER_PROXY" in error["message"]
+    assert not any(word in error["message"] for word in ("no-such", "user", "pass", "MISTRAL_FILTER_UPSTREAM"))
+    assert response.header("x-should-retry") == ("false" if final else None)
+    assert [request.target for request in upstream.requests] == ["no-such.invalid:443"]
+
+
+class Encrypted(Gunicorn):
+    """gunicorn with TLS of its own; *trust* is what its clients trust."""
+
+    trust: ssl.SSLContext
+
+    def connect(self) -> ssl.SSLSocket:
+        return self.trust.wrap_socket(connect(self.port, DEADLINE / 2), server_hostname="127.0.0.1")
+
+    def _ready(self) -> bool:
+        with suppress(OSError), self.connect() as sock:
+            sock.sendall(build_request("GET", "/health"))
+            return read_response(sock).status == 200
+        return False
+
+
+@pytest.mark.parametrize("worker", [(), ("-k", "gthread", "--threads", "4")], ids=["gevent", "gthread"])
+def test_a_client_on_tls_reads_the_answer_to_a_body_that_stops(
+    tmp_path: Path, upstream: ScriptedUpstream, certificate: tuple[Path, Path], worker: tuple[str, ...]
+) -> None:
+    """With gunicorn's own TLS: the 408, and what the upstream answers while an upload pauses, not an alert in their place."""
+    files = ("--certfile", str(certificate[0]), "--keyfile", str(certificate[1]))
+    server = Encrypted(
+        tmp_path, *files, *worker, WEB_CONCURRENCY=1, MISTRAL_FILTER_UPSTREAM=upstream.url, MISTRAL_FILTER_BODY_TIMEOUT=2
+    )
+    server.trust = ssl.create_default_context(cafile=str(certificate[0]))
+    upstream.script = early(json_answer({"message": "too large"}, 413))
+    with server:
+        for path, status in (("/v1/chat/completions", 408), ("/v1/files", 413)):
+            with server.connect() as sock:
+                sock.sendall(build_request("POST", path, b"x" * 1000, [("Authorization", "Bearer k")])[:-1])
+                response = read_response(sock)
+            assert (response.status, response.complete) == (status, True)

@@ -287,7 +287,7 @@ def test_what_keeps_the_rules_is_answered(port: int, taken: Json) -> None:
 def test_both_sdks_read_an_answer(openai: Any, mistral: Any) -> None:
     """The text says that no model was asked, whichever SDK reads it, and nothing of the request comes back in it."""
     answer = openai.responses.create(model=MODEL, input="secretword", instructions="Be brief.")
-    assert (answer.output_text, answer.status) == (NO_MODEL, "completed")
+    assert (answer.output_text, answer.status, answer.instructions) == (NO_MODEL, "completed", None)
     assert answer.usage.total_tokens == answer.usage.input_tokens + answer.usage.output_tokens > 0
     [item] = mistral.responses.create(model=MODEL, input="secretword").output
     assert item.content[0].text == NO_MODEL

@@ -22,6 +22,7 @@ import ssl
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -125,8 +126,11 @@ class Exchange:
         poll.register(self._connection.sock, select.POLLIN)
         poll.poll()
 
-    def read_body(self) -> None:
-        """For a script marked :func:`early`: read the rest of the request now."""
+    def read_body(self, gap: float = 0.0) -> None:
+        """For a script marked :func:`early`: read the rest of the request now, *gap* seconds before each 64 KB."""
+        if gap:
+            self._connection.gap = gap
+            self._connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)  # little lies ready meanwhile
         self._connection.read_body(self.request)
 
     def keep_alive(self) -> None:
@@ -333,6 +337,8 @@ class _Connection:
         self.number = number
         self.sock = sock
         self.thread: threading.Thread | None = None
+        self.gap = 0.0
+        """Seconds to wait before each read."""
         self._pending = bytearray()
 
     def read_head(self) -> Received | None:
@@ -405,6 +411,8 @@ class _Connection:
             count -= len(part)
 
     def _fill(self) -> None:
+        if self.gap:
+            time.sleep(self.gap)
         data = self.sock.recv(65536)
         if not data:
             raise EOFError

@@ -129,6 +129,8 @@ class Upstream:
         host, setting = urlsplit(self.base).netloc, self._setting
         if self._proxy is not None and error.code in ("upstream_dns", "upstream_unreachable", "upstream_connect_timeout"):
             host, setting = urlsplit(self._proxy).netloc.rpartition("@")[2], "MISTRAL_FILTER_PROXY"
+            if error.code == "upstream_unreachable":
+                host = f"{host}, or the upstream through it,"
         elif error.final and error.code == "upstream_tls":
             setting += " and MISTRAL_FILTER_CA_BUNDLE"
         message = _MESSAGES[error.code].format(host=host, setting=setting)

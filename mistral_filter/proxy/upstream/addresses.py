@@ -95,8 +95,8 @@ class Addresses:
             lookup.done.set()
 
     def forget(self) -> None:
-        """None of the addresses answers: the next caller asks the resolver."""
-        self._known_since = -math.inf
+        """None of the addresses answers: the next caller asks the resolver, and tries them again if that is silent or fails."""
+        self._known_since = min(self._known_since, time.monotonic() - _FRESH_SECONDS)
 
     def failed(self, address: Address) -> None:
         """*address* did not answer: it is tried last from now on."""

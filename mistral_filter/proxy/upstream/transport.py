@@ -37,6 +37,8 @@ _IDLE_SECONDS = 0.75
 _MOST_IDLE = 500
 
 _MAX_TUNNEL_HEAD = 65536
+_FINAL_REFUSALS = (401, 403, 405, 407)
+"""What a proxy answers to CONNECT that it would answer again: wrong credentials, or a place it does not connect to."""
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
@@ -161,7 +163,7 @@ class Transport(BaseAdapter):
         except BaseException:
             wire.close()
             raise
-        if upload:  # the upstream may have answered before it had all of it
+        if upload or wire.unsent:  # the upstream may have answered before it had all of it
             head = head._replace(closes=True)
         return Answer(head, Body(wire, head, self._put))
 
@@ -251,6 +253,8 @@ class Transport(BaseAdapter):
             prepared.close()
             self._sessions.forget(caller)
             call.check()
+            if isinstance(error, TransportError):  # an OSError as well, as all errors of requests
+                raise
             if isinstance(error, TimeoutError):
                 raise TransportError("upstream_connect_timeout") from None
             if isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS:
@@ -270,10 +274,14 @@ class Transport(BaseAdapter):
             more = sock.recv(_MAX_TUNNEL_HEAD)
             answer += more
             if not more or len(answer) > _MAX_TUNNEL_HEAD:
-                raise Malformed
+                raise TransportError("upstream_unreachable")
         head, blank, rest = answer.partition(b"\r\n\r\n")
-        if not 200 <= parse_head((head + blank).decode("latin-1"), "CONNECT").status < 300 or rest:
-            raise Malformed
+        try:
+            status = parse_head((head + blank).decode("latin-1"), "CONNECT").status
+        except Malformed:
+            status = 0
+        if not 200 <= status < 300 or rest:
+            raise TransportError("upstream_unreachable", final=status in _FINAL_REFUSALS)
 
     def _proxy_authorization(self) -> str:
         assert self._proxy is not None

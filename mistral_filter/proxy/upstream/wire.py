@@ -17,6 +17,7 @@ works on threads, greenlets and in a sync worker alike.
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import time
@@ -24,7 +25,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mistral_filter.proxy.call import Call
-from mistral_filter.proxy.sockets import brief_lock, new_poll, readiness, send_all
+from mistral_filter.proxy.sockets import INTERVAL, brief_lock, new_poll, readiness, send_all
 from mistral_filter.proxy.upstream.head import HEAD_END, Broken, Head, Malformed, Stale, parse_head
 
 __all__ = ["Wire"]
@@ -37,6 +38,8 @@ _JOINED = 65536
 
 _MAX_HEAD = 131072
 _MAX_INTERIM = 20
+_INTERIM = re.compile(rb"HTTP/1\.[01] 1(?!01)")
+"""How an answer begins that another one follows (RFC 9110, 15.2)."""
 _TCP_CLOSE = 7
 """The state of a TCP connection that was reset (Linux, tcp_states.h), in the first byte of its tcp_info."""
 _RESET_LOOKS, _RESET_SECONDS = 5, 0.01
@@ -55,13 +58,13 @@ class Wire:
         "_readiness",
         "_secure",
         "_silence",
-        "_unsent",
         "_until",
         "_uploading",
         "buffer",
         "caller",
         "idle_since",
         "sock",
+        "unsent",
         "used",
     )
 
@@ -77,7 +80,7 @@ class Wire:
         self._silence = self._until = 0.0
         self._heard = True
         self._uploading = False
-        self._unsent = False
+        self.unsent = False
         """The other side cannot have the whole request."""
         self._lock = brief_lock()
         self._readiness = readiness(sock)
@@ -169,20 +172,52 @@ class Wire:
     # ------------------------------------------------------------------------------------------------------------ the request
 
     def send(self, head: bytes, body: bytes) -> None:
-        """Sends a request in as few writes as possible. An upstream that hangs up meanwhile may have answered first."""
+        """Sends a request in as few writes as possible, until the upstream answers or hangs up: it may have answered first."""
         call = self._call
         assert call is not None
         call.waits_for_upstream(time.monotonic() + self._silence)
-        self._unsent = False
+        self.unsent = False
         try:
             if len(body) <= _JOINED:
                 send_all(self.sock, head + body)
             else:
                 send_all(self.sock, head)
-                send_all(self.sock, body)
+                self.unsent = not self._send_watching(body)
         except OSError:
             call.check()
-            self._unsent = True
+            self.unsent = True
+
+    def _send_watching(self, data: bytes) -> bool:
+        """Sends *data*; False: an answer has begun, or the connection ended, while the other side took no more of it."""
+        call, view, sent = self._call, memoryview(data), 0
+        assert call is not None
+        try:
+            while sent < len(data):
+                self.sock.settimeout(INTERVAL)
+                try:
+                    sent += self.sock.send(view[sent:])
+                    call.waits_for_upstream(time.monotonic() + self._silence)  # it takes what it is sent
+                except TimeoutError:
+                    if self._begins_to_answer():
+                        return False
+        finally:
+            self.sock.settimeout(None)
+        return True
+
+    def _begins_to_answer(self) -> bool:
+        """Looks, without waiting, whether a final answer or the end has come."""
+        data = self._read_what_is_there()
+        if data:
+            self.buffer += data
+        return data == b"" or self._has_final()
+
+    def _has_final(self) -> bool:
+        """Whether more than interim answers has come, or too much of them."""
+        data, at = self.buffer, 0
+        while _INTERIM.match(data, at) and (end := HEAD_END.search(data, at)) is not None:
+            at = end.end()
+        # what is not whole yet may be an interim answer as long as it can begin like one
+        return len(data) > _MAX_HEAD or not (_INTERIM.match(data, at) or len(data) - at < len(b"HTTP/1.1 100"))
 
     def send_upload(self, head: bytes, pieces: Iterator[bytes], *, chunked: bool) -> None:
         """Sends a request whose body comes in pieces, until the upstream answers; raises what *pieces* raises."""
@@ -209,32 +244,24 @@ class Wire:
         with self._lock:
             call.waits_for_upstream(time.monotonic() + self._silence)
             try:
-                send_all(self.sock, data)
+                return self._send_watching(data)
             except OSError:
                 call.check()
                 return False
-        return True
 
     def has_answered(self) -> bool:
         """Whether the upstream has begun to answer, or has closed the connection, while a body goes up.
 
         The watcher asks too, from its own thread, while the request waits for its client's next piece.
         """
-        if self.buffer:
-            return True
         if not self._lock.acquire(blocking=False):
             return False
         try:
-            if not self._uploading:
-                return False
-            data = self._read_what_is_there()
-            if data:
-                self.buffer += data
+            return self._uploading and self._begins_to_answer()
         except OSError:
             return True
         finally:
             self._lock.release()
-        return data is not None
 
     # ------------------------------------------------------------------------------------------------------------- the answer
 
@@ -263,7 +290,7 @@ class Wire:
                 reset = error.reset
             ready = False
             if not more:
-                if self.used and not data and (self._unsent or (not reset and self._closed_unheard())):
+                if self.used and not data and (self.unsent or (not reset and self._closed_unheard())):
                     raise Stale
                 raise Malformed if data else Broken
             if not data:
