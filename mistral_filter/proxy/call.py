@@ -331,8 +331,8 @@ class Calls:
         call.body = environ["wsgi.input"] = RequestBody(environ, call)
         environ["mistral_filter.lingers"] = call.client is not None
         response = _Response(environ, start_response, call, self._report)
-        sockets.watch(call)
         try:
+            sockets.watch(call)
             response.body = self._app(environ, response.start)
             response.pieces = iter(response.body)
         except BaseException:

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import gc
 import logging
+import math
 import re
 import resource
 import socket
@@ -163,11 +164,12 @@ class _Late(BaseException):
 class _RequestTimeouts:
     """Bounds the waits for the next requests of all connections by one timer; a context manager for any number of greenlets.
 
-    Of each wait, a timer of its own would be the largest cost. A wait ends a second late at most.
+    Of each wait, a timer of its own would be the largest cost. A wait ends a second late at most, and when the worker stops:
+    it would keep the worker until the graceful timeout.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, worker: Worker) -> None:
+        self._worker, self._seconds = worker, worker.cfg.keepalive
         self._until: dict[Any, float] = {}
         self._timer = get_hub().loop.timer(1.0, repeat=1.0)
         self._timer.start(self._end_late_waits)
@@ -180,7 +182,7 @@ class _RequestTimeouts:
         return kind is _Late
 
     def _end_late_waits(self) -> None:
-        now = time.monotonic()
+        now = time.monotonic() if self._worker.alive else math.inf
         for greenlet in [greenlet for greenlet, until in self._until.items() if until < now]:
             greenlet.throw(_Late)
 
@@ -201,7 +203,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serves until the worker is told to stop."""
-        self.request_timeouts = _RequestTimeouts(self.cfg.keepalive)
+        self.request_timeouts = _RequestTimeouts(self)
         hub = get_hub()
         usual, said = hub.handle_error, -_ACCEPT_WARNING_SECONDS
 

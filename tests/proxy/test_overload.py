@@ -363,6 +363,25 @@ def test_sigterm_lets_short_streams_end_and_cuts_long_ones(
         assert "Traceback" not in server.log()
 
 
+def test_an_idle_client_does_not_keep_a_worker_that_stops(own: Callable[..., Gunicorn], upstream: ScriptedUpstream) -> None:
+    """Its connection ends at once, with no request on it, while a stream goes on to its end."""
+    more = threading.Event()
+    upstream.script = {"short": two_events(more)}
+    with own() as server, ExitStack() as stack:
+        whole, pieces = begin(server, stack, "short")
+        idle = stack.enter_context(connect(server.port))
+        idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b"".join(data for _, data in Answer(idle).pieces()) == b'{"status":"ok"}'
+        os.kill(server.pid, signal.SIGTERM)
+        assert idle.recv(1) == b""
+        assert not more.is_set()
+        more.set()
+        assert b"".join(data for _, data in pieces) == b"data: [DONE]\n\n"
+        assert whole.complete is True
+        server.process.wait(DEADLINE)
+        assert server.process.returncode == 0
+
+
 def test_a_killed_worker_is_replaced(narrow: Gunicorn, upstream: ScriptedUpstream) -> None:
     """H5: SIGKILL in mid-stream: broken framing for the client, and a new worker serves the next request."""
     upstream.script = {"long": two_events(threading.Event())}
