@@ -188,23 +188,32 @@ def leftovers(size: int) -> dict[str, tuple[Run, Script | None]]:
     }
 
 
+def gives_back(server: Gunicorn, most: int) -> bool:
+    """Whether the memory of *server* falls below *most* bytes; some of it is given back a moment later."""
+    with suppress(AssertionError):
+        return eventually(lambda: server.rss() < most, timeout=10)
+    return False
+
+
 SLOW = {"silent", "upstream silent"}
 ENDS = [("gevent", name) for name in leftovers(100)] + [("gthread", name) for name in IN_THREADS]
 
 
 @pytest.mark.parametrize(("worker", "name"), ENDS)
 def test_nothing_of_a_request_outlives_it(leaky: Gunicorn, upstream: ScriptedUpstream, name: str) -> None:
-    """M2: bodies of 9 MB that are refused, cut or aborted, six times: the memory is given back without the collector."""
+    """M2: bodies of 9 MB that are refused, cut or aborted, six times and more: the memory is given back without the collector."""
     run, script = leftovers(9 * MEGABYTE)[name]
     if script is not None:
         upstream.script = script
     at_once = 2 if name in SLOW else 1
     with ThreadPoolExecutor(at_once) as pool:
         list(pool.map(run, [leaky.port] * at_once))  # the heap has met as much before
-        before = leaky.rss()
-        list(pool.map(run, [leaky.port] * 6))
-    # 54 MB went in. Half of it is what malloc may keep of what was freed.
-    eventually(lambda: leaky.rss() < before + 27 * MEGABYTE, f"the memory ({before}, {leaky.rss()})")
+        grown = []
+        while len(grown) < 3 and all(grown):  # what malloc keeps of what was freed, up to 32 MiB, it keeps once
+            before = leaky.rss()
+            list(pool.map(run, [leaky.port] * 6))
+            grown.append(not gives_back(leaky, before + 27 * MEGABYTE))
+    assert not grown[-1], "54 MB went in three times, and each time more than half of it was kept"
     upstream.script = json_answer({})
     assert ask(leaky.port, "POST", CHAT, chat(), [KEY]).status == 200
 

@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import Callable
 from email.utils import formatdate
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -124,8 +123,24 @@ def post(server: Gunicorn, target: str = "/v1/chat/completions", **more: object)
 
 @pytest.fixture(params=list(WORKERS))
 def patient(request: pytest.FixtureRequest, gunicorn_server: Servers) -> Gunicorn:
-    """A server with some seconds of patience, for each kind of worker."""
-    return gunicorn_server(*WORKERS[request.param], WEB_CONCURRENCY=1, MISTRAL_FILTER_PATIENCE=5)
+    """A server with an hour of patience and one place, for each kind of worker."""
+    return very_patient(gunicorn_server, request.param)
+
+
+@pytest.fixture
+def less_patient(gunicorn_server: Servers) -> Gunicorn:
+    """A server that waits for the second that is waited by default, and not for another one."""
+    return gunicorn_server(WEB_CONCURRENCY=1, MISTRAL_FILTER_PATIENCE=1.2)
+
+
+@pytest.fixture
+def server(gunicorn_server: Servers) -> Gunicorn:
+    """The patient server with the shipped worker."""
+    return very_patient(gunicorn_server, "gevent")
+
+
+def very_patient(start: Servers, worker: str) -> Gunicorn:
+    return start(*WORKERS[worker], WEB_CONCURRENCY=1, MISTRAL_FILTER_PATIENCE=3600, MISTRAL_FILTER_CONCURRENCY=1)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -145,17 +160,15 @@ def test_a_request_waits_and_is_sent_again(patient: Gunicorn, upstream: Scripted
 
 
 @pytest.mark.parametrize("target", ["/v1/agents/completions", "/v1/fim/completions", "/v1/embeddings", "/v1/moderations"])
-def test_every_endpoint_of_the_filter_waits(gunicorn_server: Servers, upstream: ScriptedUpstream, target: str) -> None:
+def test_every_endpoint_of_the_filter_waits(server: Gunicorn, upstream: ScriptedUpstream, target: str) -> None:
     """Whatever its body is."""
-    server = gunicorn_server(WEB_CONCURRENCY=1, MISTRAL_FILTER_PATIENCE=5)
     upstream.script = in_turn(limited(SOON), json_answer({}))
     assert post(server, target, prompt="x", input="x", agent_id="a").status == 200
     assert len(upstream.requests) == 2
 
 
-def test_other_paths_do_not_wait(gunicorn_server: Servers, upstream: ScriptedUpstream) -> None:
+def test_other_paths_do_not_wait(server: Gunicorn, upstream: ScriptedUpstream) -> None:
     """Their bodies are passed on as they come, and kept nowhere."""
-    server = gunicorn_server(WEB_CONCURRENCY=1, MISTRAL_FILTER_PATIENCE=5)
     upstream.script = limited(SOON)
     assert post(server, "/v1/conversations").status == 429
     assert len(upstream.requests) == 1
@@ -179,19 +192,17 @@ def test_without_patience_a_429_is_passed_on(gunicorn_server: Servers, upstream:
         [("x-should-retry", "false")],
     ],
 )
-def test_where_no_wait_helps_there_is_none(gunicorn_server: Servers, upstream: ScriptedUpstream, headers: Headers) -> None:
+def test_where_no_wait_helps_there_is_none(less_patient: Gunicorn, upstream: ScriptedUpstream, headers: Headers) -> None:
     """The plan does not have the model, the month is over, the wait would be longer than the patience."""
-    server = gunicorn_server(WEB_CONCURRENCY=1, MISTRAL_FILTER_PATIENCE=5)
     upstream.script = limited(headers)
-    response = post(server)
+    response = post(less_patient)
     assert (response.status, response.header("Server-Timing"), len(upstream.requests)) == (429, None, 1)
 
 
-def test_the_last_429_is_passed_on(gunicorn_server: Servers, upstream: ScriptedUpstream) -> None:
+def test_the_last_429_is_passed_on(less_patient: Gunicorn, upstream: ScriptedUpstream) -> None:
     """When the patience is over; its own body and headers, and how long it all took."""
-    server = gunicorn_server(WEB_CONCURRENCY=1, MISTRAL_FILTER_PATIENCE=1.2)
     upstream.script = in_turn(limited(), limited(), json_answer({**LIMITED, "message": "the third"}, 429, [("X-Third", "1")]))
-    response = post(server)
+    response = post(less_patient)
     assert (response.status, len(upstream.requests)) == (429, 3)
     assert (response.json()["message"], response.header("X-Third")) == ("the third", "1")
     assert response.header("Server-Timing") is not None
@@ -204,9 +215,8 @@ def test_a_wait_that_the_total_timeout_would_cut_is_none(gunicorn_server: Server
     assert (post(server).status, len(upstream.requests)) == (429, 1)
 
 
-def test_a_refusal_after_a_wait_teaches(gunicorn_server: Servers, upstream: ScriptedUpstream) -> None:
+def test_a_refusal_after_a_wait_teaches(server: Gunicorn, upstream: ScriptedUpstream) -> None:
     """And the second try is as patient, within what is left."""
-    server = gunicorn_server(WEB_CONCURRENCY=1, MISTRAL_FILTER_PATIENCE=5)
     refusal = {"detail": [{"type": "extra_forbidden", "loc": ["body", "top_p"], "msg": "Extra inputs are not permitted"}]}
     upstream.script = in_turn(limited(SOON), json_answer(refusal, 422), limited(SOON), json_answer({"id": "1"}))
     response = post(server, top_p=0.5)
@@ -214,28 +224,25 @@ def test_a_refusal_after_a_wait_teaches(gunicorn_server: Servers, upstream: Scri
     assert ["top_p" in request.json() for request in upstream.requests] == [True, True, False, False]
 
 
-def test_a_break_after_a_wait_says_that_it_waited(gunicorn_server: Servers, upstream: ScriptedUpstream) -> None:
+def test_a_break_after_a_wait_says_that_it_waited(server: Gunicorn, upstream: ScriptedUpstream) -> None:
     """An error of the proxy's own has the header too."""
-    server = gunicorn_server(WEB_CONCURRENCY=1, MISTRAL_FILTER_PATIENCE=5)
     upstream.script = in_turn(limited(SOON), raw(b"no HTTP\r\n\r\n"))
     response = post(server)
     assert (response.status, response.json()["error"]["code"]) == (502, "upstream_protocol")
     assert (response.header("Server-Timing") or "").startswith("wait;dur=")
 
 
-@pytest.mark.parametrize("worker", list(WORKERS))
-def test_a_client_that_leaves_ends_the_wait(tmp_path: Path, upstream: ScriptedUpstream, worker: str) -> None:
+def test_a_client_that_leaves_ends_the_wait(patient: Gunicorn, upstream: ScriptedUpstream) -> None:
     """Its place is free long before the wait would be over, nothing is sent again, and the log says why."""
-    settings = {"MISTRAL_FILTER_PATIENCE": 3600, "MISTRAL_FILTER_CONCURRENCY": 1, "MISTRAL_FILTER_UPSTREAM": upstream.url}
-    with Gunicorn(tmp_path, *WORKERS[worker], WEB_CONCURRENCY=1, **settings) as server:
-        upstream.script = in_turn(limited([("Retry-After", "3000")]), json_answer({"id": "1"}))
-        with connect(server.port) as sock:
-            sock.sendall(build_request("POST", "/v1/chat/completions", {"model": "m", "messages": [USER]}, [KEY]))
-            eventually(lambda: len(upstream.requests) == 1)
-        line = eventually(lambda: re.search(r"status=499 .* wait_ms=[\d.]+ ended=client_gone", server.log()))
-        assert line
-        assert eventually(lambda: post(server).status == 200)
-        assert len(upstream.requests) == 2
+    upstream.script = in_turn(limited([("Retry-After", "3000")]), json_answer({"id": "1"}))
+    start = patient.logged()
+    with connect(patient.port) as sock:
+        sock.sendall(build_request("POST", "/v1/chat/completions", {"model": "m", "messages": [USER]}, [KEY]))
+        eventually(lambda: len(upstream.requests) == 1)
+    line = eventually(lambda: re.search(r"status=499 .* wait_ms=[\d.]+ ended=client_gone", patient.log(start)))
+    assert line
+    assert eventually(lambda: post(patient).status == 200)
+    assert len(upstream.requests) == 2
 
 
 def test_a_waiting_body_stays_counted(gunicorn_server: Servers, upstream: ScriptedUpstream) -> None:

@@ -56,26 +56,37 @@ class Pipe:
             self._fd = -1
 
 
-@pytest.fixture
-def pipe(tmp_path: Path) -> Iterator[Pipe]:
-    pipe = Pipe(tmp_path / "stderr")
-    yield pipe
-    pipe.close()
-
-
-@pytest.fixture(params=list(WORKERS))
-def piped(request: pytest.FixtureRequest, tmp_path: Path, upstream: ScriptedUpstream, pipe: Pipe) -> Iterator[Gunicorn]:
-    """One worker whose stderr is *pipe*."""
+@pytest.fixture(scope="module", params=list(WORKERS))
+def piped_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, shared_upstream: ScriptedUpstream
+) -> Iterator[tuple[Gunicorn, Pipe]]:
+    """One worker of each kind, whose stderr is a pipe."""
+    directory = tmp_path_factory.mktemp("piped")
+    pipe = Pipe(directory / "stderr")
     server = Gunicorn(
-        tmp_path,
+        directory,
         *WORKERS[request.param],
         shell=f"exec 2>{pipe.path}",
         WEB_CONCURRENCY=1,
-        MISTRAL_FILTER_UPSTREAM=upstream.url,
+        MISTRAL_FILTER_UPSTREAM=shared_upstream.url,
     )
     with server:
-        yield server
+        yield server, pipe
         pipe.close()  # the server could not say that it ends, where it waits for the pipe
+
+
+@pytest.fixture
+def pipe(piped_server: tuple[Gunicorn, Pipe]) -> Pipe:
+    """The pipe, without what an earlier test left in it."""
+    pipe = piped_server[1]
+    pipe.read()
+    pipe.text = b""
+    return pipe
+
+
+@pytest.fixture
+def piped(piped_server: tuple[Gunicorn, Pipe]) -> Gunicorn:
+    return piped_server[0]
 
 
 REFUSED = build_request("POST", "/v1/embeddings", b"[")
@@ -138,7 +149,7 @@ def test_after_the_gap_every_line_is_written(piped: Gunicorn, pipe: Pipe, upstre
 
 
 def test_a_log_whose_reader_has_gone_stops_nobody(piped: Gunicorn, pipe: Pipe, upstream: ScriptedUpstream) -> None:
-    """L1: the reading end is closed: requests are served, and the worker lives."""
+    """L1: the reading end is closed: requests are served, and the worker lives. The last test of the pipe, therefore."""
     workers = piped.workers()
     pipe.close()
     refuse(piped, 200)
