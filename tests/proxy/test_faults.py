@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import random
-import signal
 import socket
 import threading
 import time
@@ -29,7 +27,6 @@ from servers import (
     Gunicorn,
     Response,
     Server,
-    alive,
     ask,
     build_request,
     connect,
@@ -138,6 +135,12 @@ def proxy(gunicorn_server: Servers, upstream: ScriptedUpstream, baseline: dict[i
 def impatient(gunicorn_server: Servers) -> Gunicorn:
     """One worker that waits for a second at most."""
     return gunicorn_server(WEB_CONCURRENCY=1, MISTRAL_FILTER_READ_TIMEOUT=1, MISTRAL_FILTER_CONNECT_TIMEOUT=1)
+
+
+@pytest.fixture
+def two_places(gunicorn_server: Servers) -> Gunicorn:
+    """One worker that takes two calls at a time."""
+    return gunicorn_server(WEB_CONCURRENCY=1, MISTRAL_FILTER_CONCURRENCY=2)
 
 
 # ------------------------------------------------------------------------------------------- A. bodies that are refused
@@ -760,14 +763,13 @@ def test_bodies_that_nobody_announced_poison_nobody(proxy: Gunicorn, upstream: S
 
 @pytest.mark.parametrize("value", ["http://[::1", "http://h:canary/", "http://h:99999/", "/a b\xe9", "/x?y=%zz"])
 @pytest.mark.parametrize("name", ["Location", "Content-Location"])
-def test_a_location_is_passed_on_as_it_came(gunicorn_server: Servers, upstream: ScriptedUpstream, name: str, value: str) -> None:
+def test_a_location_is_passed_on_as_it_came(two_places: Gunicorn, upstream: ScriptedUpstream, name: str, value: str) -> None:
     """Nobody parses it, and so nobody fails on it; each call gives its place back."""
-    server = gunicorn_server(WEB_CONCURRENCY=1, MISTRAL_FILTER_CONCURRENCY=1)
     for status in (200, 201, 400):
         upstream.script = json_answer({"n": 1, "error": {"message": "x"}}, status, [(name, value)])
-        response = send(server)
+        response = send(two_places)
         assert (response.status, response.header(name), response.complete) == (status, value, True)
-    invariants(server, upstream, 3)
+    invariants(two_places, upstream, 3)
 
 
 BEFORE_THE_BODY: dict[str, list[tuple[str, str]]] = {
@@ -781,13 +783,12 @@ BEFORE_THE_BODY: dict[str, list[tuple[str, str]]] = {
 @pytest.mark.parametrize("kind", BEFORE_THE_BODY)
 @pytest.mark.parametrize("target", [CHAT, "/v1/files/x/content"])
 def test_a_break_before_the_first_byte_is_a_status(
-    gunicorn_server: Servers, upstream: ScriptedUpstream, target: str, kind: str, end: Script
+    impatient: Gunicorn, upstream: ScriptedUpstream, target: str, kind: str, end: Script
 ) -> None:
     """The head of an answer that is no event stream waits for the first byte of its body: nobody gets an empty reply."""
-    server = gunicorn_server(WEB_CONCURRENCY=1, MISTRAL_FILTER_READ_TIMEOUT=1)
     upstream.script = chain(raw(head_bytes(200, BEFORE_THE_BODY[kind])), end)
-    refused(send(server, target), 504 if end not in (Exchange.close, reset) else 502)
-    invariants(server, upstream, 1)
+    refused(send(impatient, target), 504 if end not in (Exchange.close, reset) else 502)
+    invariants(impatient, upstream, 1)
 
 
 def test_a_compressed_stream_that_breaks_at_once_is_cut_visibly(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
@@ -1188,9 +1189,8 @@ def test_fifty_streams_at_a_time(proxy: Gunicorn, upstream: ScriptedUpstream) ->
     invariants(proxy, upstream, 50)
 
 
-def test_calls_that_have_ended_do_not_count(gunicorn_server: Servers, upstream: ScriptedUpstream) -> None:
+def test_calls_that_have_ended_do_not_count(two_places: Gunicorn, upstream: ScriptedUpstream) -> None:
     """D9, I8: whatever way a call ends, its place is free again: two are enough for any number, one after the other."""
-    server = gunicorn_server(WEB_CONCURRENCY=1, MISTRAL_FILTER_CONCURRENCY=2)
     scripts = [
         echo,
         sse(STREAM),
@@ -1202,17 +1202,17 @@ def test_calls_that_have_ended_do_not_count(gunicorn_server: Servers, upstream: 
     ]
     for script in scripts * 3:
         upstream.script = script
-        assert send(server).status != 503
+        assert send(two_places).status != 503
     for method in ("HEAD", "GET", "DELETE") * 3:
         upstream.script = json_answer({}, 204 if method == "DELETE" else 200)
-        assert ask(server.port, method, "/v1/files/f1", headers=[KEY]).status != 503
+        assert ask(two_places.port, method, "/v1/files/f1", headers=[KEY]).status != 503
     for _ in range(4):
         upstream.script = sse([STREAM[0]] * 10_000, gap=0.02)
-        with connect(server.port) as sock:
+        with connect(two_places.port) as sock:
             sock.sendall(build_request("POST", CHAT, chat(stream=True), [KEY]))
             assert Answer(sock).status == 200
         upstream.wait_connections(1)  # none but the one that rests for whoever comes next
-    invariants(server, upstream, 34)
+    invariants(two_places, upstream, 34)
 
 
 # ------------------------------------------------------------------------------------------ H. isolation and lifecycle
@@ -1342,92 +1342,6 @@ def test_a_session_is_not_shared_between_workers(upstream: ScriptedUpstream, tmp
         for n, response in enumerate(both_workers(server, upstream)):
             assert json.loads(response.json()["body"])["model"] == f"tag-{n}"
         eventually(lambda: len(server.workers()) == 2, "two workers")
-
-
-def stream_with_a_pause(go_on: threading.Event) -> Script:
-    """The first event; the rest when the test says so."""
-
-    def script(exchange: Exchange) -> None:
-        exchange.head(200, [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")])
-        exchange.chunk(event_bytes(STREAM[0]))
-        go_on.wait(2 * DEADLINE)
-        for event in STREAM[1:]:
-            exchange.chunk(event_bytes(event))
-        exchange.send(b"0\r\n\r\n")
-
-    return script
-
-
-class Reader:
-    """A client in the middle of a stream: it has the first event."""
-
-    def __init__(self, server: Gunicorn, stack: ExitStack) -> None:
-        self.sock = stack.enter_context(connect(server.port, 2 * DEADLINE))
-        self.sock.sendall(build_request("POST", CHAT, chat(stream=True), [KEY]))
-        self.answer = Answer(self.sock)
-        self.pieces = self.answer.pieces()
-        self.body = next(self.pieces)[1]
-
-    def rest(self) -> Response:
-        """The whole stream, with what is still to come."""
-        self.body += b"".join(data for _, data in self.pieces)
-        return Response(self.answer.status, self.answer.headers, self.body, bool(self.answer.complete))
-
-
-def test_sigterm_lets_a_short_stream_end(upstream: ScriptedUpstream, tmp_path: Path) -> None:
-    """H4: what is under way is finished, nothing new is taken, and then the server ends well."""
-    go_on = threading.Event()
-    upstream.script = stream_with_a_pause(go_on)
-    with Gunicorn(tmp_path, WEB_CONCURRENCY=1, MISTRAL_FILTER_UPSTREAM=upstream.url) as server, ExitStack() as stack:
-        reader = Reader(server, stack)
-        server.process.terminate()
-        eventually(lambda: "Handling signal: term" in server.log(), "the signal to be seen")
-        go_on.set()
-        response = reader.rest()
-        assert (response.body, response.complete) == (WHOLE, True)
-        reader.sock.close()  # an idle connection that is kept alive would be waited for
-        assert server.process.wait(DEADLINE) == 0
-        assert "Traceback" not in server.log()
-
-
-def test_sigterm_cuts_a_long_stream_visibly(upstream: ScriptedUpstream, tmp_path: Path) -> None:
-    """H4: after the grace period (a second here) the client sees a cut, and the server is gone."""
-    go_on = threading.Event()
-    upstream.script = stream_with_a_pause(go_on)
-    args = ("--graceful-timeout", "1")
-    with Gunicorn(tmp_path, *args, WEB_CONCURRENCY=1, MISTRAL_FILTER_UPSTREAM=upstream.url) as server, ExitStack() as stack:
-        reader = Reader(server, stack)
-        server.process.terminate()
-        response = reader.rest()
-        go_on.set()
-        assert not response.complete
-        assert response.body.startswith(event_bytes(STREAM[0]))
-        assert server.process.wait(DEADLINE) is not None
-
-
-def test_a_killed_worker_cuts_its_streams_visibly_and_is_replaced(upstream: ScriptedUpstream, tmp_path: Path) -> None:
-    """H5: SIGKILL in mid-stream is broken framing for the client, and another worker serves the next one."""
-    go_on = threading.Event()
-    upstream.script = {"m": stream_with_a_pause(go_on)}
-    with Gunicorn(tmp_path, WEB_CONCURRENCY=1, MISTRAL_FILTER_UPSTREAM=upstream.url) as server, ExitStack() as stack:
-        reader = Reader(server, stack)
-        (worker,) = server.workers()
-        os.kill(worker, signal.SIGKILL)
-        assert not reader.rest().complete
-        go_on.set()
-        eventually(lambda: server.workers() not in ([], [worker]), "another worker")
-        assert not alive(worker)
-        assert send(server, tag="next").status == 200
-
-
-def test_a_stream_may_last_longer_than_the_workers_timeout(upstream: ScriptedUpstream, tmp_path: Path) -> None:
-    """H6: the timeout is for a worker that is stuck, not for a stream that lasts."""
-    upstream.script = sse(STREAM, gap=0.7)
-    with Gunicorn(tmp_path, "--timeout", "2", WEB_CONCURRENCY=1, MISTRAL_FILTER_UPSTREAM=upstream.url) as server:
-        (worker,) = server.workers()
-        response = send(server, stream=True)
-        assert (response.body, response.complete) == (WHOLE, True)
-        assert server.workers() == [worker]
 
 
 # ------------------------------------------------------------------------------------------------------- at the end

@@ -338,7 +338,7 @@ def refuses(port: int) -> bool:
 def test_sigterm_lets_short_streams_end_and_cuts_long_ones(
     own: Callable[..., Gunicorn], upstream: ScriptedUpstream, arguments: tuple[str, ...]
 ) -> None:
-    """No new connections; the short stream is whole, the long one visibly cut, its upstream freed, and the server ends."""
+    """H4: no new connections; the short stream is whole, the long one visibly cut, its upstream freed, and the server ends."""
     short, never = threading.Event(), threading.Event()
     upstream.script = {"short": two_events(short), "long": two_events(never)}
     with own("--graceful-timeout", "3") as server, ExitStack() as stack:
@@ -360,6 +360,7 @@ def test_sigterm_lets_short_streams_end_and_cuts_long_ones(
         upstream.wait_left()
         assert server.process.returncode == 0
         assert refuses(server.port)
+        assert "Traceback" not in server.log()
 
 
 def test_an_idle_client_does_not_keep_a_worker_that_stops(own: Callable[..., Gunicorn], upstream: ScriptedUpstream) -> None:
@@ -381,23 +382,24 @@ def test_an_idle_client_does_not_keep_a_worker_that_stops(own: Callable[..., Gun
         assert server.process.returncode == 0
 
 
-def test_a_killed_worker_is_replaced(own: Callable[..., Gunicorn], upstream: ScriptedUpstream) -> None:
-    """SIGKILL in mid-stream: broken framing for the client, and a new worker serves the next request."""
+def test_a_killed_worker_is_replaced(narrow: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """H5: SIGKILL in mid-stream: broken framing for the client, and a new worker serves the next request."""
     upstream.script = {"long": two_events(threading.Event())}
-    with own() as server, ExitStack() as stack:
-        answer, pieces = begin(server, stack, "long")
-        (worker,) = server.workers()
+    with ExitStack() as stack:
+        answer, pieces = begin(narrow, stack, "long")
+        (worker,) = narrow.workers()
         os.kill(worker, signal.SIGKILL)
         assert list(pieces) == []
         assert answer.complete is False
         upstream.wait_left()
-        assert ask(server.port, "POST", CHAT, chat()).json()["object"] == "echo"
-        assert worker not in server.workers()
+        assert ask(narrow.port, "POST", CHAT, chat()).json()["object"] == "echo"
+        assert not alive(worker)
+        assert worker not in narrow.workers()
 
 
 @pytest.mark.parametrize("arguments", [()], ids=["gevent"])
 def test_the_masters_timeout_does_not_kill_a_stream(own: Callable[..., Gunicorn], upstream: ScriptedUpstream) -> None:
-    """It is for workers that hang, not for streams that take more than twice as long, in silence for most of it."""
+    """H6: it is for workers that hang, not for streams that take more than twice as long, in silence for most of it."""
     events = [b"data: %d\n\n" % number for number in range(3)]
     upstream.script = sse(events, gap=2.2)
     with own("--timeout", "2") as server:

@@ -48,6 +48,30 @@ def proxy(gunicorn_server: Servers) -> Gunicorn:
     return gunicorn_server(WEB_CONCURRENCY=1)
 
 
+@pytest.fixture(scope="module")
+def surroundings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """An environment with a proxy that is dead and a .netrc that has a key for every host."""
+    home = tmp_path_factory.mktemp("home")
+    (home / ".netrc").write_text("machine 127.0.0.1 login intruder password secret\ndefault login intruder password secret\n")
+    (home / ".netrc").chmod(0o600)
+    dead = f"http://127.0.0.1:{free_port()}"
+    proxies = {name: dead for upper in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY") for name in (upper, upper.lower())}
+    return {"HOME": home, "NETRC": home / ".netrc", **proxies}
+
+
+@pytest.fixture
+def adjusted(gunicorn_server: Servers, surroundings: dict[str, Any]) -> Gunicorn:
+    """A server that learns nothing, takes bodies up to 64 KiB and believes any proxy in front of it, in odd surroundings."""
+    return gunicorn_server(
+        WEB_CONCURRENCY=1,
+        MISTRAL_FILTER_CORS_ORIGINS="*",
+        MISTRAL_FILTER_LEARN="off",
+        MISTRAL_FILTER_MAX_BODY="64k",
+        FORWARDED_ALLOW_IPS="*",
+        **surroundings,
+    )
+
+
 def chat(**more: object) -> dict[str, object]:
     return {"model": "m", "messages": [{"role": "user", "content": "hello"}], **more}
 
@@ -859,8 +883,9 @@ def extra(*fields: str, kind: str = "extra_forbidden", nested: bool = True) -> d
 
 @pytest.fixture(scope="module")
 def learner(shared_upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gunicorn]:
-    """A server whose memory no other test needs; each test here teaches it another field."""
-    with Gunicorn(tmp_path_factory.mktemp("learner"), WEB_CONCURRENCY=1, MISTRAL_FILTER_UPSTREAM=shared_upstream.url) as server:
+    """A server with two upstreams whose memory no other test needs; each test here teaches it another field."""
+    settings = {"MISTRAL_FILTER_UPSTREAM": shared_upstream.url, "MISTRAL_FILTER_UPSTREAMS": f"other={shared_upstream.url}"}
+    with Gunicorn(tmp_path_factory.mktemp("learner"), WEB_CONCURRENCY=1, **settings) as server:
         yield server
 
 
@@ -932,26 +957,23 @@ def test_any_other_422_is_final(learner: Gunicorn, upstream: ScriptedUpstream, a
         assert answer.items() <= response.json().items()
 
 
-def test_learning_can_be_turned_off(gunicorn_server: Servers, upstream: ScriptedUpstream) -> None:
+def test_learning_can_be_turned_off(adjusted: Gunicorn, upstream: ScriptedUpstream) -> None:
     """With MISTRAL_FILTER_LEARN=off a 422 is final, each time."""
-    server = gunicorn_server(WEB_CONCURRENCY=1, MISTRAL_FILTER_LEARN="off")
     upstream.script = json_answer(extra("safe_prompt"), 422)
     for _ in range(2):
-        assert post(server, chat(safe_prompt=True)).status == 422
+        assert post(adjusted, chat(safe_prompt=True)).status == 422
     assert [request.json() for request in upstream.requests] == [chat(safe_prompt=True)] * 2
 
 
-def test_what_is_learnt_is_for_its_upstream(gunicorn_server: Servers, upstream: ScriptedUpstream) -> None:
+def test_what_is_learnt_is_for_its_upstream(learner: Gunicorn, upstream: ScriptedUpstream) -> None:
     """What one upstream refuses another may take."""
-    server = gunicorn_server(
-        WEB_CONCURRENCY=1, MISTRAL_FILTER_UPSTREAMS=f"other={upstream.url}", MISTRAL_FILTER_LOG_LEVEL="ERROR"
-    )
+    body = {**chat(), "model": "a model of this test"}  # what is learnt is for one model only
     upstream.script = refuse_field("stop", json_answer(extra("stop"), 422))
-    assert post(server, chat(stop="x")).status == 200
+    assert post(learner, {**body, "stop": "x"}).status == 200
     upstream.script = json_answer({})
-    assert post(server, chat(stop="x"), target="/other" + CHAT).status == 200
-    assert post(server, chat(stop="x")).status == 200
-    assert [request.json() for request in upstream.requests[2:]] == [chat(stop="x"), chat()]
+    assert post(learner, {**body, "stop": "x"}, target="/other" + CHAT).status == 200
+    assert post(learner, {**body, "stop": "x"}).status == 200
+    assert ["stop" in request.json() for request in upstream.requests] == [True, False, True, False]
 
 
 def test_strict_loses_nothing_on_a_second_try(learner: Gunicorn, upstream: ScriptedUpstream) -> None:
@@ -973,11 +995,10 @@ def test_explain_knows_the_strict_header(proxy: Gunicorn, upstream: ScriptedUpst
     assert upstream.requests == []
 
 
-def test_errors_of_the_server_itself_know_the_origins(gunicorn_server: Servers, upstream: ScriptedUpstream) -> None:
+def test_errors_of_the_server_itself_know_the_origins(adjusted: Gunicorn, choosy: Gunicorn, upstream: ScriptedUpstream) -> None:
     """What gunicorn refuses by itself has no origin that could be looked at: with named ones it names none."""
     bad = b"GET / HTTP/1.1\r\nOrigin: https://evil.example\r\n\r\n"
-    for origins, named in (("*", b"Access-Control-Allow-Origin: *\r\n"), ("https://good.example", b"")):
-        server = gunicorn_server(WEB_CONCURRENCY=1, MISTRAL_FILTER_CORS_ORIGINS=origins)
+    for server, named in ((adjusted, b"Access-Control-Allow-Origin: *\r\n"), (choosy, b"")):
         head, _, body = raw_request(server.port, bad).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 400 ")
         assert json.loads(body)["error"].keys() == {"message", "type", "param", "code"}
@@ -998,12 +1019,6 @@ def test_the_strict_header_refuses_a_loss(proxy: Gunicorn, upstream: ScriptedUps
 # ------------------------------------------------------------------------------------------------------ request bodies
 
 
-@pytest.fixture
-def small(gunicorn_server: Servers) -> Gunicorn:
-    """A server that takes bodies up to 64 KiB."""
-    return gunicorn_server(WEB_CONCURRENCY=1, MISTRAL_FILTER_MAX_BODY="64k")
-
-
 def sized(size: int) -> bytes:
     """A chat body of exactly so many bytes."""
     body = json.dumps(chat()).encode()
@@ -1012,10 +1027,10 @@ def sized(size: int) -> bytes:
 
 @pytest.mark.parametrize("how", ["length", "chunked"])
 @pytest.mark.parametrize("target", [CHAT, "/explain/chat"])
-def test_a_body_over_the_limit_is_refused_readably(small: Gunicorn, upstream: ScriptedUpstream, how: str, target: str) -> None:
+def test_a_body_over_the_limit_is_refused_readably(adjusted: Gunicorn, upstream: ScriptedUpstream, how: str, target: str) -> None:
     """3 MB, all of it written before anything is read: 413 in JSON reaches the client, nothing goes upstream."""
     body = sized(3_000_000)
-    with connect(small.port) as sock:
+    with connect(adjusted.port) as sock:
         head = f"POST {target} HTTP/1.1\r\nHost: x\r\nOrigin: https://a.example\r\n"
         if how == "length":
             sock.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
@@ -1026,10 +1041,10 @@ def test_a_body_over_the_limit_is_refused_readably(small: Gunicorn, upstream: Sc
 
 
 @pytest.mark.parametrize("how", ["length", "chunked"])
-def test_the_limit_is_exact(small: Gunicorn, upstream: ScriptedUpstream, how: str) -> None:
+def test_the_limit_is_exact(adjusted: Gunicorn, upstream: ScriptedUpstream, how: str) -> None:
     """A body of 64 KiB passes, one byte more does not."""
     for size, status in [(65536, 200), (65537, 413)]:
-        with connect(small.port) as sock:
+        with connect(adjusted.port) as sock:
             head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
             if how == "length":
                 sock.sendall(head + b"Content-Length: %d\r\n\r\n" % size + sized(size))
@@ -1039,15 +1054,15 @@ def test_the_limit_is_exact(small: Gunicorn, upstream: ScriptedUpstream, how: st
     assert [request.body for request in upstream.requests] == [sized(65536)]
 
 
-def test_uploads_have_no_limit_of_ours(small: Gunicorn, upstream: ScriptedUpstream) -> None:
+def test_uploads_have_no_limit_of_ours(adjusted: Gunicorn, upstream: ScriptedUpstream) -> None:
     """The limit is for what is held in memory: an upload is streamed, however large."""
-    assert post(small, UPLOAD, target="/v1/files").status == 200
+    assert post(adjusted, UPLOAD, target="/v1/files").status == 200
     assert len(upstream.requests[0].body) == len(UPLOAD)
 
 
-def test_a_refused_body_that_never_comes_is_not_waited_for(small: Gunicorn, upstream: ScriptedUpstream) -> None:
+def test_a_refused_body_that_never_comes_is_not_waited_for(adjusted: Gunicorn, upstream: ScriptedUpstream) -> None:
     """With Expect: 100-continue and a length over the limit: 413, before the body was sent."""
-    with connect(small.port) as sock:
+    with connect(adjusted.port) as sock:
         sock.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\nExpect: 100-continue\r\n\r\n")
         assert read_response(sock).status == 413
     assert upstream.requests == []
@@ -1204,29 +1219,20 @@ def test_a_connection_is_kept_for_many_requests(proxy: Gunicorn, upstream: Scrip
 @pytest.mark.parametrize("name", ["SCRIPT_NAME", "Script-Name", "PATH_INFO", "REMOTE_USER"])
 @pytest.mark.parametrize("value", ["/v1", "/v1/chat", "/x", CHAT])
 def test_a_header_cannot_move_the_path_past_the_filter(
-    gunicorn_server: Servers, upstream: ScriptedUpstream, name: str, value: str
+    adjusted: Gunicorn, upstream: ScriptedUpstream, name: str, value: str
 ) -> None:
     """With FORWARDED_ALLOW_IPS=*, as on Heroku, a client's SCRIPT_NAME changes nothing: an endpoint's body is filtered."""
-    server = gunicorn_server(WEB_CONCURRENCY=1, FORWARDED_ALLOW_IPS="*")
-    assert post(server, chat(store=True), [(name, value)]).status == 200
+    assert post(adjusted, chat(store=True), [(name, value)]).status == 200
     assert (upstream.requests[0].target, upstream.requests[0].json()) == (CHAT, chat())
-    post(server, chat(store=True), [(name, value)], value + CHAT)
+    post(adjusted, chat(store=True), [(name, value)], value + CHAT)
     for request in upstream.requests[1:]:
         assert request.json() == chat() if request.target == CHAT else request.target == value + CHAT
 
 
-def test_the_environments_proxies_and_netrc_are_not_used(
-    gunicorn_server: Servers, upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_the_environments_proxies_and_netrc_are_not_used(adjusted: Gunicorn, upstream: ScriptedUpstream) -> None:
     """A dead proxy in the environment does no harm, and a .netrc does not replace the caller's key or add one."""
-    home = tmp_path_factory.mktemp("home")
-    (home / ".netrc").write_text("machine 127.0.0.1 login intruder password secret\ndefault login intruder password secret\n")
-    (home / ".netrc").chmod(0o600)
-    dead = f"http://127.0.0.1:{free_port()}"
-    proxies = {name: dead for upper in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY") for name in (upper, upper.lower())}
-    server = gunicorn_server(WEB_CONCURRENCY=1, HOME=home, NETRC=home / ".netrc", **proxies)
-    assert post(server).status == 200
-    assert post(server, key=False).status == 200
+    assert post(adjusted).status == 200
+    assert post(adjusted, key=False).status == 200
     assert [request.header("Authorization") for request in upstream.requests] == ["Bearer caller-key", None]
 
 
@@ -1267,10 +1273,12 @@ def canaries(server: Gunicorn, upstream: ScriptedUpstream) -> None:
         assert b"canary" not in response.body
 
 
-@pytest.mark.parametrize("args", [(), ("--access-logfile", "-")], ids=["as shipped", "with gunicorn's access log"])
-def test_nothing_secret_is_logged(gunicorn_server: Servers, upstream: ScriptedUpstream, args: tuple[str, ...]) -> None:
-    """Keys, prompts and query strings appear in no log line and in no error, whatever happens; names of fields may."""
-    server = gunicorn_server(*args, WEB_CONCURRENCY=1, MISTRAL_FILTER_LOG_LEVEL="DEBUG")
+def test_nothing_secret_is_logged(gunicorn_server: Servers, upstream: ScriptedUpstream) -> None:
+    """Keys, prompts and query strings appear in no log line and in no error, whatever happens; names of fields may.
+
+    The log has all that is ever written: the lines of each level, and those of gunicorn's access log.
+    """
+    server = gunicorn_server("--access-logfile", "-", WEB_CONCURRENCY=1, MISTRAL_FILTER_LOG_LEVEL="DEBUG")
     canaries(server, upstream)
     eventually(lambda: "no_such" in server.log(), "the log")
     assert "canary" not in server.log()

@@ -12,6 +12,7 @@ import random
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -65,12 +66,15 @@ class _Stat(NamedTuple):
 
 def _processes() -> Iterator[_Stat]:
     """Every process of this machine that is not a zombie: one of those waits for its parent and holds nothing."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError):  # it ended while we looked
-                state, parent, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
-                if state not in "ZX":
-                    yield _Stat(int(entry.name), state, int(parent), int(session))
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat", "rb") as file:
+                    state, parent, _, session = file.read().rpartition(b")")[2].split()[:4]
+            except OSError:  # it ended while we looked
+                continue
+            if state not in b"ZX":
+                yield _Stat(int(entry), state.decode(), int(parent), int(session))
 
 
 def alive(pid: int) -> bool:
@@ -347,16 +351,22 @@ class Answer:
         return "chunked" if codings else int(lengths[0]) if lengths else "close"
 
     def _line(self) -> bytes:
-        # Byte by byte: what follows the answer belongs to the next one, and must stay in the socket.
+        # No byte more than the line is taken: what follows the answer belongs to the next one, and must stay in the socket.
         line = bytearray()
         while not line.endswith(b"\n"):
-            data = self._sock.recv(1)
-            if not data:
+            if not (data := self._sock.recv(self._ahead())):
                 raise EOFError(bytes(line))
             line += data
         if not line.endswith(b"\r\n"):
             raise ValueError("a line without CR")
         return bytes(line[:-2])
+
+    def _ahead(self) -> int:
+        """How many bytes of a line can be taken at once. TLS does not let them be seen beforehand."""
+        if isinstance(self._sock, ssl.SSLSocket):
+            return 1
+        data = self._sock.recv(4096, socket.MSG_PEEK)
+        return data.find(b"\n") + 1 or len(data) or 1
 
 
 def connect(port: int, timeout: float = DEADLINE) -> socket.socket:
