@@ -61,7 +61,8 @@ SETTINGS = {
 
 
 def chunks(tag: str) -> list[dict[str, object]]:
-    return [{"tag": tag, "n": n, "choices": [{"index": 0, "delta": {"content": "word "}}]} for n in range(EVENTS)]
+    deltas = [{"role": "assistant", "content": ""}, *[{"content": "word "}] * (EVENTS - 1)]  # the role first, as Mistral does
+    return [{"tag": tag, "n": n, "choices": [{"index": 0, "delta": delta}]} for n, delta in enumerate(deltas)]
 
 
 def answer(exchange: Exchange) -> None:
