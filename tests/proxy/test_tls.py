@@ -618,22 +618,28 @@ def test_a_handshake_in_a_tunnel_is_inside_the_connect_timeout(tunnelled: tuple[
 
 
 @pytest.mark.parametrize(
-    ("answer", "final"),
+    ("script", "final"),
     [
-        (b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n", True),
-        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno", True),
-        (b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", False),
-        (b"", False),
+        (raw(b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n"), True),
+        (raw(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno"), True),
+        (raw(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"), False),
+        (raw(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"), True),
+        (raw(b"HTTP/1.1 102 Processing\r\n\r\n" * 30 + b"HTTP/1.1 200 OK\r\n\r\n"), False),
+        (raw(b"HTTP/1.1 200 OK\r\n\r\nmore"), False),
+        (raw(b""), False),
+        (raw(b"HTTP/1.1 200 Conn"), False),
+        (chain(raw(b"HTTP/1.1 200 Conn"), stall(0.1), reset), False),
+        (reset, False),
     ],
-    ids=["407", "403", "503", "no answer"],
+    ids=["407", "403", "503", "100 and 403", "30 times 102", "more than 200", "no answer", "closes", "resets", "resets at once"],
 )
 def test_a_proxy_that_makes_no_tunnel_is_named(
-    gunicorn_server: Callable[..., Gunicorn], upstream: ScriptedUpstream, answer: bytes, final: bool
+    gunicorn_server: Callable[..., Gunicorn], upstream: ScriptedUpstream, script: Script, final: bool
 ) -> None:
     """The HTTP proxy is at fault: the error says its address and its setting, not the upstream's, and no credentials."""
     proxy = upstream.url.replace("//", "//user:pass%40word@")
     server = gunicorn_server(MISTRAL_FILTER_UPSTREAM="https://no-such.invalid", MISTRAL_FILTER_PROXY=proxy)
-    upstream.script = raw(answer)
+    upstream.script = script
     response = ask(server.port, "POST", "/v1/chat/completions", {"model": "m", "messages": []}, [("Authorization", "Bearer k")])
     error = error_of(response, 502)
     assert error["code"] == "upstream_unreachable"
@@ -642,6 +648,22 @@ def test_a_proxy_that_makes_no_tunnel_is_named(
     assert not any(word in error["message"] for word in ("no-such", "user", "pass", "MISTRAL_FILTER_UPSTREAM"))
     assert response.header("x-should-retry") == ("false" if final else None)
     assert [request.target for request in upstream.requests] == ["no-such.invalid:443"]
+
+
+def test_interim_answers_of_a_proxy_are_skipped(shared: Proxied, gunicorn_server: Callable[..., Gunicorn]) -> None:
+    """A 1xx before the 200 of CONNECT is no refusal (RFC 9110, 15.2), in one segment with it or before it."""
+    shared.good.clear()
+    shared.good.script = json_answer({"n": 1})
+    for interim in (b"HTTP/1.1 102 Processing\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n" * 2):
+        with Relay(shared.good.port, tunnel=True, interim=interim) as tunnel:
+            server = gunicorn_server(
+                WEB_CONCURRENCY=1,
+                MISTRAL_FILTER_CA_BUNDLE=shared.bundle,
+                MISTRAL_FILTER_PROXY=f"http://127.0.0.1:{tunnel.port}",
+                MISTRAL_FILTER_UPSTREAM="https://localhost:444",
+            )
+            response = ask(server.port, "POST", "/v1/chat/completions", {"model": "m", "messages": []})
+            assert (response.status, response.json()) == (200, {"n": 1})
 
 
 class Encrypted(Gunicorn):
