@@ -39,7 +39,7 @@ from mistral_filter.proxy.logs import access_path, stderr_handler
 __all__ = ["Logger", "Worker", "on_exit", "on_starting", "post_request", "post_worker_init", "pre_request", "ssl_context"]
 
 _HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Za-z:.%]+\])?(?::\d{0,5})?")
-_ACCEPT_WARNING_SECONDS = 1.0
+_WARNING_SECONDS = 1.0
 _TARGET = re.compile(r"(?:/|\*$|https?://)[^#]*$", re.IGNORECASE)
 
 
@@ -187,6 +187,15 @@ class _RequestTimeouts:
             greenlet.throw(_Late)
 
 
+def _connection_trouble(error: Any) -> str | None:
+    """What to say of an *error* with a client's new connection, of which gevent would print a traceback each time."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return "No file descriptor is left for a client's connection. Trying again."
+    if isinstance(error, (ssl.SSLError, ConnectionError)):  # of all else gunicorn takes care
+        return "A client's TLS handshake failed. Is it HTTPS that the client speaks, and does it trust the certificate?"
+    return None
+
+
 class Worker(GeventWorker):  # type: ignore[misc]
     """gunicorn's worker for gevent: thousands of waiting streams cost it little, and a slow one holds up no other.
 
@@ -205,15 +214,15 @@ class Worker(GeventWorker):  # type: ignore[misc]
         """Serves until the worker is told to stop."""
         self.request_timeouts = _RequestTimeouts(self)
         hub = get_hub()
-        usual, said = hub.handle_error, -_ACCEPT_WARNING_SECONDS
+        usual, said = hub.handle_error, dict[str, float]()
 
         def handle_error(context: Any, kind: Any, error: Any, trace: Any) -> None:
-            nonlocal said
-            if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+            sentence = _connection_trouble(error)
+            if sentence is None:
                 usual(context, kind, error, trace)
-            elif time.monotonic() - said > _ACCEPT_WARNING_SECONDS:  # gevent would print a traceback for each try
-                said = time.monotonic()
-                self.log.warning("No file descriptor is left for a client's connection. Trying again.")
+            elif time.monotonic() - said.get(sentence, -math.inf) > _WARNING_SECONDS:
+                said[sentence] = time.monotonic()
+                self.log.warning(sentence)
 
         hub.handle_error = handle_error
         super().run()

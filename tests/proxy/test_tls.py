@@ -8,7 +8,9 @@ from __future__ import annotations
 import itertools
 import random
 import re
+import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -698,3 +700,31 @@ def test_a_client_on_tls_reads_the_answer_to_a_body_that_stops(
                 sock.sendall(build_request("POST", path, b"x" * 1000, [("Authorization", "Bearer k")])[:-1])
                 response = read_response(sock)
             assert (response.status, response.complete) == (status, True)
+
+
+def test_what_is_no_handshake_on_tls_is_one_short_line_at_most(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+    """Plain HTTP, no trust, a reset, an end: no traceback, nothing of what came, and few lines however many come."""
+    files = ("--certfile", str(certificate[0]), "--keyfile", str(certificate[1]))
+    server = Encrypted(tmp_path, *files, WEB_CONCURRENCY=1)
+    server.trust = ssl.create_default_context(cafile=str(certificate[0]))
+    with server:
+        before = len(server.log().splitlines())
+        for number in range(40):
+            with connect(server.port) as sock:
+                if number % 4 == 0:
+                    sock.sendall(build_request("GET", "/canary"))
+                    with suppress(ConnectionResetError):
+                        while sock.recv(65536):
+                            pass
+                elif number % 4 == 1:
+                    with suppress(ssl.SSLError):
+                        ssl.create_default_context().wrap_socket(sock, server_hostname="127.0.0.1").close()
+                elif number % 4 == 2:
+                    sock.sendall(b"\x16")
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert server._ready()
+        new = server.log().splitlines()[before:]
+    lines = [line for line in new if "path=/health" not in line]
+    assert 1 <= len(lines) <= 20, "\n".join(lines)
+    assert all("A client's TLS handshake failed." in line for line in lines), "\n".join(lines)
+    assert "canary" not in "".join(lines)
