@@ -11,8 +11,10 @@ import errno
 import gc
 import logging
 import math
+import os
 import re
 import resource
+import signal
 import socket
 import ssl
 import sys
@@ -20,7 +22,7 @@ import time
 import traceback
 from collections.abc import Callable
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Any
 
@@ -36,7 +38,17 @@ from mistral_filter.proxy import settings, sockets
 from mistral_filter.proxy.call import close_connection
 from mistral_filter.proxy.logs import access_path, stderr_handler
 
-__all__ = ["Logger", "Worker", "on_exit", "on_starting", "post_request", "post_worker_init", "pre_request", "ssl_context"]
+__all__ = [
+    "Logger",
+    "Worker",
+    "on_exit",
+    "on_starting",
+    "post_request",
+    "post_worker_init",
+    "pre_fork",
+    "pre_request",
+    "ssl_context",
+]
 
 _HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Za-z:.%]+\])?(?::\d{0,5})?")
 _WARNING_SECONDS = 1.0
@@ -360,6 +372,16 @@ def _remove_counts(directory: Any) -> None:
             file.unlink(missing_ok=True)
 
 
+def pre_fork(server: Any, _worker: Any) -> None:
+    """A signal that comes before the new worker has its handlers waits for them: with the master's it would be forgotten."""
+    if server.cfg.post_worker_init is post_worker_init:  # which lets it through
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+
+
+_STOPPING = signal.SIGTERM, signal.SIGINT, signal.SIGQUIT
+os.register_at_fork(after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, _STOPPING))
+
+
 def post_worker_init(worker: Any) -> None:
     """What was loaded at start stays for good: the garbage collector need not look at it again and again.
 
@@ -376,6 +398,7 @@ def post_worker_init(worker: Any) -> None:
         mallopt(_M_ARENA_MAX, 1)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_FREE)
         mallopt(_M_MMAP_THRESHOLD, _KEPT_FREE)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
 
 
 _GC_THRESHOLDS = 20_000, 20, 20

@@ -8,6 +8,7 @@ from mistral_filter.proxy.gunicorn import (  # noqa: F401
     on_starting,
     post_request,
     post_worker_init,
+    pre_fork,
     pre_request,
     ssl_context,
 )
