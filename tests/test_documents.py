@@ -148,7 +148,7 @@ def test_the_bounds_are_documented() -> None:
     from inspect import signature
 
     from mistral_filter import changes, document, explain, middleware, models, toolnames
-    from mistral_filter.proxy import budget, call, learning, logs, patience, reply, stderr, view
+    from mistral_filter.proxy import budget, learning, lingering, logs, patience, reply, stderr, view
     from mistral_filter.proxy.answers import events
     from mistral_filter.proxy.upstream import addresses, head, idle, sessions, wire
 
@@ -168,7 +168,7 @@ def test_the_bounds_are_documented() -> None:
         f"remembered for {addresses._FRESH_SECONDS:g} s, for {addresses._OLD_SECONDS / 60:g} minutes while",
         f"{reply._WHOLE_TO_REWRITE >> 20} MiB of JSON",
         f"{logs._CHANGES_BYTES} in a log line",
-        f"{call._LINGER_BYTES >> 20} MB, {call._LINGER_SECONDS:g} s, {call._LINGER_SILENCE_SECONDS:g} s of silence",
+        f"{lingering._BYTES >> 20} MB, {lingering._SECONDS:g} s, {lingering._SILENCE_SECONDS:g} s of silence",
         f"{events.MAX_EVENT >> 20} MiB an event",
         f"a body of {view.MAX_EXPLAIN >> 10} KB; {explain.MOST_CHANGES} changes",
         f"{changes.MAX_HEADER:,} bytes in the header",

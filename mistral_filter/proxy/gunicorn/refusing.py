@@ -11,7 +11,7 @@ from gunicorn.http.errors import InvalidHeader, InvalidRequestLine
 
 from mistral_filter.errors import from_status
 from mistral_filter.proxy import settings
-from mistral_filter.proxy.call import close_connection
+from mistral_filter.proxy.calls import close_connection
 
 __all__ = ["pre_request"]
 
