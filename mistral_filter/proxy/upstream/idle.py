@@ -37,7 +37,10 @@ class Idle:
                 wires = self._wires.get(caller)
                 if not wires or wires[0].idle_since > time.monotonic() - _REST_SECONDS:
                     return None
-                wire = self._pop(caller)
+                wire = wires.pop(0)
+                self._count -= 1
+                if not wires:
+                    del self._wires[caller]
             if wire.is_quiet():
                 wire.used = True
                 return wire
@@ -54,15 +57,15 @@ class Idle:
             self._sessions.keep(wire.caller, wire.sock)
         wire.idle_since = time.monotonic()
         with self._lock:
-            oldest = self._pop(next(iter(self._wires))) if self._count >= _MOST_IDLE else None
+            oldest = self._pop_oldest() if self._count >= _MOST_IDLE else None
             self._wires.setdefault(wire.caller, []).append(wire)
             self._count += 1
         if oldest is not None:
             oldest.close()
         sockets.every_interval(self._reap)
 
-    def _pop(self, caller: str) -> Wire:
-        wires = self._wires[caller]
+    def _pop_oldest(self) -> Wire:
+        caller, wires = next(iter(self._wires.items()))
         wire = wires.pop(0)
         self._count -= 1
         if not wires:
