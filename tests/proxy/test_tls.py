@@ -728,3 +728,16 @@ def test_what_is_no_handshake_on_tls_is_one_short_line_at_most(tmp_path: Path, c
     assert 1 <= len(lines) <= 20, "\n".join(lines)
     assert all("A client's TLS handshake failed." in line for line in lines), "\n".join(lines)
     assert "canary" not in "".join(lines)
+
+
+def test_a_client_that_never_shakes_hands_is_hung_up_on(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+    """As one that sends no request; a client that has shaken hands may take its time for a request all the same."""
+    files = ("--certfile", str(certificate[0]), "--keyfile", str(certificate[1]), "--keep-alive", "2")
+    server = Encrypted(tmp_path, *files, WEB_CONCURRENCY=1)
+    server.trust = ssl.create_default_context(cafile=str(certificate[0]))
+    with server, connect(server.port) as silent, connect(server.port) as slow:
+        slow.sendall(b"\x16\x03")
+        for sock in (silent, slow):
+            sock.settimeout(DEADLINE)
+            assert sock.recv(1) == b""
+        assert server._ready()

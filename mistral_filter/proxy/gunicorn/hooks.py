@@ -37,13 +37,24 @@ def on_starting(server: Any) -> None:
             _remove_counts(directory)
 
 
-def ssl_context(_config: Any, default_factory: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+def ssl_context(config: Any, default_factory: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
     """For gunicorn's own TLS (``--certfile``): a client's socket that is shut down for reading can still be written to.
 
     OpenSSL would take that end for a fault and send an alert in place of the answer. A cut body is told by its framing.
+    A handshake may take as long as a connection may be idle.
     """
     context = default_factory()
     context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
+    usual: Any = context.sslsocket_class
+
+    class Client(usual):  # type: ignore[misc]
+        def do_handshake(self, *arguments: Any) -> None:
+            """The handshake, in time."""
+            self.settimeout(max(config.keepalive, 1))
+            super().do_handshake(*arguments)
+            self.settimeout(None)
+
+    context.sslsocket_class = Client
     return context
 
 
