@@ -149,7 +149,7 @@ def test_the_bounds_are_documented() -> None:
 
     from mistral_filter import changes, document, explain, middleware, models, toolnames
     from mistral_filter.proxy import budget, call, learning, logs, patience, reply, stderr, view
-    from mistral_filter.proxy.answers import events
+    from mistral_filter.proxy.answers import events, pieces, reading
     from mistral_filter.proxy.upstream import addresses, head, sessions, transport, wire
 
     text = (ROOT / "docs" / "how-it-works.md").read_text("utf-8").partition("## Bounds")[2]
@@ -166,7 +166,8 @@ def test_the_bounds_are_documented() -> None:
         f"one for {transport._KEPT_SECONDS:g} s, up to {transport._MOST_IDLE} for {transport._IDLE_SECONDS:g} s",
         f"{sessions._MOST} callers, ten minutes each",
         f"remembered for {addresses._FRESH_SECONDS:g} s, for {addresses._OLD_SECONDS / 60:g} minutes while",
-        f"{reply._WHOLE_TO_REWRITE >> 20} MiB of JSON",
+        f"a completion of {reply.WHOLE_COMPLETION >> 20} MiB and {reading.MOST_VALUES:,} values",
+        f"{pieces.MOST_HELD >> 20} MiB of numbers each",
         f"{logs._CHANGES_BYTES} in a log line",
         f"{call._LINGER_BYTES >> 20} MB, {call._LINGER_SECONDS:g} s, {call._LINGER_SILENCE_SECONDS:g} s of silence",
         f"{events.MAX_EVENT >> 20} MiB an event",

@@ -154,7 +154,7 @@ class Forwarder:
             reply, refusal = self._send_patiently(send, content, key, call)
             if learned is None or reply.status not in _REFUSED:
                 break
-            refusal = whole_error(reply)
+            refusal = whole_error(reply, call)
             new = cured(content, curable(read(decoded(refusal, reply))), target.endpoint)
             if environ.get("mistral_filter.strict") and any(change.loss == "lost" for change in new.changes):
                 break
@@ -175,7 +175,7 @@ class Forwarder:
             reply = key.keyless(answer)
             if reply.status != 429 or not self._patience:
                 return reply, None
-            refusal = whole_error(reply)
+            refusal = whole_error(reply, call)
             seconds = seconds_to_wait(reply.headers, number, self._patience - call.waited, time.time())
             if seconds is None or call.remaining(seconds) < seconds or number == MOST_TRIES - 1:
                 return reply, refusal

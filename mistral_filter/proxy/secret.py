@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from mistral_filter.errors import Unauthorized, UpstreamError
+from mistral_filter.proxy.budget import Held
 
 __all__ = ["Reply", "ServerKey"]
 
@@ -47,8 +48,8 @@ class Reply(Protocol):
     def pieces(self, heartbeat: float | None = None) -> Iterator[bytes]:
         """The body as it comes, content-encoding untouched; an empty piece after each *heartbeat* seconds of silence."""
 
-    def whole(self, limit: int) -> tuple[bytes, Iterator[bytes] | None]:
-        """The body if it has at most *limit* bytes; else its beginning and the rest."""
+    def whole(self, limit: int, held: Held | None = None) -> tuple[bytes, Iterator[bytes] | None]:
+        """The body if it has at most *limit* bytes and *held* takes them; else its beginning and the rest."""
 
     def close(self) -> None:
         """Gives the response up."""
@@ -320,9 +321,12 @@ class _Keyless:
         """
         return self._searched(self._reply.pieces(heartbeat))
 
-    def whole(self, limit: int) -> tuple[bytes, Iterator[bytes] | None]:
-        """The body if it has at most *limit* bytes; else its beginning and the rest. Raises what ``pieces`` raises."""
-        content, rest = self._reply.whole(limit)
+    def whole(self, limit: int, held: Held | None = None) -> tuple[bytes, Iterator[bytes] | None]:
+        """The body if it has at most *limit* bytes and *held* takes them; else its beginning and the rest.
+
+        Raises what ``pieces`` raises.
+        """
+        content, rest = self._reply.whole(limit, held)
         try:
             searched = self._search.feed(content)
         except UpstreamError:

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mistral_filter.errors import Unauthorized, UpstreamError
+from mistral_filter.proxy.budget import Held
 from mistral_filter.proxy.secret import Reply, ServerKey
 
 KEY = "server-key/Kx81"
@@ -39,11 +40,11 @@ class Scripted:
     def pieces(self, heartbeat: float | None = None) -> Iterator[bytes]:
         return iter(self.sent)
 
-    def whole(self, limit: int) -> tuple[bytes, Iterator[bytes] | None]:
+    def whole(self, limit: int, held: Held | None = None) -> tuple[bytes, Iterator[bytes] | None]:
         beginning, rest = b"", iter([piece for piece in self.sent if piece])
         for piece in rest:
             beginning += piece
-            if len(beginning) > limit:
+            if len(beginning) > limit or (held is not None and not held.takes(len(piece))):
                 return beginning, rest
         return beginning, None
 

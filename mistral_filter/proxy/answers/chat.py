@@ -30,7 +30,7 @@ from msgspec import Raw
 from mistral_filter.errors import UpstreamError
 from mistral_filter.proxy.answers.errors import is_error, put_stream_error
 from mistral_filter.proxy.answers.events import as_event
-from mistral_filter.proxy.answers.reading import UNREADABLE, absent, each, rewritten
+from mistral_filter.proxy.answers.reading import UNREADABLE, absent, each, is_simple, rewritten
 from mistral_filter.rawjson import Node, as_array, as_number, as_object, as_text, first_byte
 
 __all__ = ["Chunks", "is_plain", "of_whole"]
@@ -120,7 +120,7 @@ class Chunks:
 
     def rewrite(self, data: bytes) -> list[bytes] | None:
         """What the chunk *data* becomes: one or two chunks; nothing, or None, where it may stay."""
-        return rewritten(data, self._chunk)
+        return rewritten(data, self._chunk) if is_simple(data) else None
 
     def rewrite_bare(self, line: bytes) -> bytes | None:
         """The event that *line*, which is no event, should have been: an error; None, if it is none."""
