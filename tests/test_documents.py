@@ -170,7 +170,7 @@ def test_the_bounds_are_documented() -> None:
         f"{pieces.MOST_HELD >> 20} MiB of numbers each",
         f"{logs._CHANGES_BYTES} in a log line",
         f"{call._LINGER_BYTES >> 20} MB, {call._LINGER_SECONDS:g} s, {call._LINGER_SILENCE_SECONDS:g} s of silence",
-        f"{events.MAX_EVENT >> 20} MiB an event",
+        f"{events.MAX_EVENT >> 20} MiB an event and {events.MOST_LINES:,} lines of data",
         f"a body of {view.MAX_EXPLAIN >> 10} KB; {explain.MOST_CHANGES} changes",
         f"{changes.MAX_HEADER:,} bytes in the header",
         f"{stderr.MAX_LINE:,} bytes each",

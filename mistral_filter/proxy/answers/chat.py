@@ -20,6 +20,7 @@ Strings and numbers keep the bytes in which Mistral wrote them; texts are joined
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -28,7 +29,7 @@ import msgspec
 from msgspec import Raw
 
 from mistral_filter.errors import UpstreamError
-from mistral_filter.proxy.answers.errors import is_error, put_stream_error
+from mistral_filter.proxy.answers.errors import STREAM_ERROR, is_error, put_stream_error
 from mistral_filter.proxy.answers.events import as_event
 from mistral_filter.proxy.answers.reading import UNREADABLE, absent, each, is_simple, rewritten
 from mistral_filter.rawjson import Node, as_array, as_number, as_object, as_text, first_byte
@@ -109,6 +110,8 @@ def of_whole(node: Node, lists: bool) -> Iterator[Node]:
 
 class Chunks:
     """The chunks of one stream; remembers which choices have begun, and which tool call has which index."""
+
+    words = re.compile(rb'"(?:choices|%b)"' % STREAM_ERROR)
 
     def __init__(self, lists: bool) -> None:
         self._lists = lists
