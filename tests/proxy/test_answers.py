@@ -1086,3 +1086,14 @@ def test_an_answer_of_very_many_values_is_not_opened(place: str, value: str) -> 
     assert list(CHAT.events(iter([event]))) == [event]
     text = place.replace("@", json.dumps({"type": "text", "text": '1,{}["' * MOST_VALUES})).encode()
     assert is_simple(text)
+
+
+def test_very_many_lone_surrogates_pass() -> None:
+    """In an answer and in a stream, which stay as they came, and in an error, which gets a message."""
+    text = r"\ud800" * 20_001
+    body = dump({"choices": [{"message": {"content": [{"type": "text", "text": "@"}]}}], "detail": "no"})
+    body = body.replace(b"@", text.encode())
+    assert CHAT.whole(200, JSON, body) is body
+    event = b"data: " + body + b"\n\n"
+    assert list(CHAT.events(iter([event]))) == [event]
+    assert json.loads(error_answer(422, JSON, body)[1])["error"]["message"]

@@ -55,7 +55,7 @@ def rewritten(data: bytes, rewrite: Callable[[Node], Iterable[Node]]) -> list[by
                 return None
             node = _object(hidden.body)
         texts = [encode(one) for one in rewrite(node)]
-    except UNREADABLE:
+    except (*UNREADABLE, TooComplex):  # the last: of too many lone surrogates
         return None
     return [hidden.restore(text) for text in texts] if hidden else texts
 
