@@ -79,6 +79,17 @@ class Held:
                 return True
         return False
 
+    def give_back(self, count: int) -> None:
+        """Gives *count* of the bytes back."""
+        budget = self._budget
+        with budget._lock:
+            if self._large:
+                budget._large -= count
+                self._large -= count
+            else:
+                budget._small -= count
+                self._small -= count
+
     def release(self) -> None:
         """Gives all of it back."""
         budget = self._budget

@@ -23,7 +23,7 @@ from mistral_filter.proxy.call import Call, call_of, has_call
 from mistral_filter.proxy.learning import Learned, cured
 from mistral_filter.proxy.logs import changes_text
 from mistral_filter.proxy.patience import MOST_TRIES, seconds_to_wait
-from mistral_filter.proxy.reply import decoded, respond, whole_error
+from mistral_filter.proxy.reply import decoded, let_go, respond, whole_error
 from mistral_filter.proxy.secret import Reply, ServerKey
 from mistral_filter.proxy.upstream import Reply as SentReply
 from mistral_filter.proxy.upstream import Upstream
@@ -164,6 +164,7 @@ class Forwarder:
             _report(environ, new.changes)
             _log.warning("%s: refused, sent again: %s", target.endpoint, changes_text(new.changes))
             content = new.body
+            let_go(refusal, call)
         return reply, refusal
 
     def _send_patiently(self, send: Send, content: bytes, key: ServerKey, call: Call) -> tuple[Reply, bytes | None]:
@@ -179,6 +180,8 @@ class Forwarder:
             seconds = seconds_to_wait(reply.headers, number, self._patience - call.waited, time.time())
             if seconds is None or call.remaining(seconds) < seconds or number == MOST_TRIES - 1:
                 return reply, refusal
+            let_go(refusal, call)
+            del refusal
             call.pause(seconds)
         raise AssertionError("the last try returns")
 

@@ -23,7 +23,7 @@ from mistral_filter.proxy.secret import Reply
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-__all__ = ["decoded", "respond", "whole_error"]
+__all__ = ["decoded", "let_go", "respond", "whole_error"]
 
 REQUEST_ID = "mistral-correlation-id"
 """Mistral's name for what OpenAI's clients know as x-request-id."""
@@ -162,6 +162,12 @@ def whole_error(reply: Reply, call: Call) -> bytes:
             raise Overloaded(code="body_budget")
         raise UpstreamError("upstream_error_too_large", f"The upstream answered {reply.status} with a very long page.")
     return body
+
+
+def let_go(refusal: bytes, call: Call) -> None:
+    """What ``whole_error`` returned is not passed on, since the request is sent again."""
+    if call.held is not None:
+        call.held.give_back(len(refusal))
 
 
 def _header(reply: Reply, name: str) -> str:

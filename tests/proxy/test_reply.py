@@ -14,7 +14,7 @@ from mistral_filter.paths import Target
 from mistral_filter.proxy.answers import Plan
 from mistral_filter.proxy.budget import Budget, Held
 from mistral_filter.proxy.call import Call
-from mistral_filter.proxy.reply import PIECE, WHOLE, WHOLE_COMPLETION, respond, whole_error
+from mistral_filter.proxy.reply import PIECE, WHOLE, WHOLE_COMPLETION, let_go, respond, whole_error
 from mistral_filter.proxy.secret import Reply, ServerKey
 
 if TYPE_CHECKING:
@@ -152,6 +152,19 @@ def test_a_full_budget_refuses_an_error() -> None:
     assert reply.closed
     with pytest.raises(UpstreamError, match="very long page"):
         whole_error(Scripted(b"x" * 2 * MB, status=422), a_call())
+
+
+@pytest.mark.parametrize("size", [100, MB])
+def test_a_refusal_that_is_not_passed_on_is_not_held(size: int) -> None:
+    """However often the request is sent again; its body is held all the while."""
+    call = a_call(Budget(body_bytes=4 * MB, max_body=2 * MB))
+    assert call.held is not None
+    call.held.add(1000)
+    for _ in range(64):
+        let_go(whole_error(Scripted(b"x" * size, status=429), call), call)
+        assert call.held.any
+    call.held.give_back(1000)
+    assert not call.held.any
 
 
 @pytest.mark.parametrize("plan", [Plan(), Plan(responses=True), Plan(base64=True), Plan(tool_names=NAMES)])
