@@ -14,7 +14,8 @@ from werkzeug.test import EnvironBuilder
 
 from mistral_filter.errors import BodyTimeout, ClientGone, Overloaded, UpstreamError
 from mistral_filter.proxy.budget import SMALL_BODY, Budget, Held
-from mistral_filter.proxy.call import Call, Calls, Ended, Timeouts, call_of, close_connection
+from mistral_filter.proxy.call import Call, Timeouts, call_of
+from mistral_filter.proxy.calls import Calls, Ended, close_connection
 
 MB = 1024 * 1024
 App = Callable[[dict[str, Any], Any], Any]

@@ -17,7 +17,8 @@ from werkzeug.test import Client
 
 from mistral_filter.changes import Change
 from mistral_filter.errors import CODES
-from mistral_filter.proxy.call import Calls, call_of
+from mistral_filter.proxy.call import call_of
+from mistral_filter.proxy.calls import Calls
 from mistral_filter.proxy.logs import Record, RequestLog
 from mistral_filter.proxy.metrics import OUTCOMES, create_metrics
 

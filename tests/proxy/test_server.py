@@ -16,7 +16,7 @@ from upstream import ScriptedUpstream, chain, json_answer, stall
 
 from mistral_filter.flask import init_app
 from mistral_filter.proxy.call import Call
-from mistral_filter.proxy.gunicorn import Response
+from mistral_filter.proxy.gunicorn.messages import Response
 from mistral_filter.proxy.upstream import Upstream
 from mistral_filter.proxy.view import create_blueprint
 
