@@ -120,7 +120,7 @@ CODES: dict[str, Code] = {
     "upstream_tls": Code(502, _UPSTREAM, "No secure connection to the upstream could be made."),
     "upstream_unauthorized": Code(502, _UPSTREAM, "The upstream does not accept this server's own key."),
     "upstream_unreachable": Code(502, _UPSTREAM, "The upstream could not be reached."),
-    "body_budget": Code(503, _SERVER, "Too many request bodies are being received. Try again in a moment."),
+    "body_budget": Code(503, _SERVER, "Too many bodies are in memory. Try again in a moment."),
     "no_descriptors": Code(503, _SERVER, "No file descriptor is left for a connection to the upstream. Try again in a moment."),
     "overloaded": Code(503, _SERVER, "Too many calls are under way. Try again in a moment."),
     "upstream_connect_timeout": Code(504, _UPSTREAM, "The upstream did not accept a connection in time."),

@@ -153,10 +153,10 @@ class Survey(NamedTuple):
     """Strings, commas and runs of brackets that were gone through to count."""
 
 
-def survey(value: bytes | Raw, most: int) -> Survey | None:
+def survey(value: bytes | Raw, most: int, steps: int = _MOST_STEPS) -> Survey | None:
     """Counts what the object or list *value* is made of. None: its size or its commas say that it has at most *most* values.
 
-    Raises TooComplex when too much has to be gone through to tell.
+    Raises TooComplex when more than *steps* strings, commas and runs of brackets have to be gone through to tell.
     """
     if len(value) <= _SMALLEST * most:
         return None
@@ -176,7 +176,7 @@ def survey(value: bytes | Raw, most: int) -> Survey | None:
             depth += match.end() - match.start()
         elif kind == 3:
             depth -= match.end() - match.start()
-        if step > _MOST_STEPS:
+        if step > steps:
             raise _too_complex()
     return Survey(members, values, step)
 

@@ -149,7 +149,7 @@ def test_the_bounds_are_documented() -> None:
 
     from mistral_filter import changes, document, explain, middleware, models, toolnames
     from mistral_filter.proxy import budget, learning, lingering, logs, patience, reply, stderr, view
-    from mistral_filter.proxy.answers import events
+    from mistral_filter.proxy.answers import events, pieces, reading
     from mistral_filter.proxy.upstream import addresses, head, idle, sessions, wire
 
     text = (ROOT / "docs" / "how-it-works.md").read_text("utf-8").partition("## Bounds")[2]
@@ -166,10 +166,11 @@ def test_the_bounds_are_documented() -> None:
         f"one for {idle._KEPT_SECONDS:g} s, up to {idle._MOST_IDLE} for {idle._IDLE_SECONDS:g} s",
         f"{sessions._MOST} callers, ten minutes each",
         f"remembered for {addresses._FRESH_SECONDS:g} s, for {addresses._OLD_SECONDS / 60:g} minutes while",
-        f"{reply._WHOLE_TO_REWRITE >> 20} MiB of JSON",
+        f"a completion of {reply.WHOLE_COMPLETION >> 20} MiB and {reading.MOST_VALUES:,} values",
+        f"{pieces.MOST_HELD >> 20} MiB of numbers each",
         f"{logs._CHANGES_BYTES} in a log line",
         f"{lingering._BYTES >> 20} MB, {lingering._SECONDS:g} s, {lingering._SILENCE_SECONDS:g} s of silence",
-        f"{events.MAX_EVENT >> 20} MiB an event",
+        f"{events.MAX_EVENT >> 20} MiB an event and {events.MOST_LINES:,} lines of data",
         f"a body of {view.MAX_EXPLAIN >> 10} KB; {explain.MOST_CHANGES} changes",
         f"{changes.MAX_HEADER:,} bytes in the header",
         f"{stderr.MAX_LINE:,} bytes each",

@@ -1,4 +1,4 @@
-"""What one worker holds at a time, all callers together: calls under way, and bytes of request bodies."""
+"""What one worker holds at a time, all callers together: calls under way, and bytes of bodies, of requests and of answers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Budget:
 
 
 class Held:
-    """The bytes of one request's body that are in memory, counted as they come."""
+    """The bytes of one call's bodies that are in memory, counted as they come: the request's, then the answer's."""
 
     __slots__ = ("_budget", "_large", "_small")
 
@@ -60,19 +60,35 @@ class Held:
 
     def add(self, count: int) -> None:
         """Counts *count* more bytes; raises Overloaded (``body_budget``) when the worker holds too many already."""
+        if not self.takes(count):
+            raise Overloaded(code="body_budget")
+
+    def takes(self, count: int) -> bool:
+        """Counts *count* more bytes if there is room for them; whether there was."""
         budget = self._budget
         with budget._lock:
             if self._small + self._large + count <= SMALL_BODY and budget._small + count <= budget._max_small:
                 self._small += count
                 budget._small += count
-                return
+                return True
             wanted = count + self._small  # a body that turns out to be large leaves the reserve
             if budget._large + wanted <= budget._max_large:
                 budget._small -= self._small
                 budget._large += wanted
                 self._small, self._large = 0, self._large + wanted
-                return
-        raise Overloaded(code="body_budget")
+                return True
+        return False
+
+    def give_back(self, count: int) -> None:
+        """Gives *count* of the bytes back."""
+        budget = self._budget
+        with budget._lock:
+            if self._large:
+                budget._large -= count
+                self._large -= count
+            else:
+                budget._small -= count
+                self._small -= count
 
     def release(self) -> None:
         """Gives all of it back."""

@@ -23,7 +23,7 @@ from mistral_filter.proxy.call import Call, call_of, has_call
 from mistral_filter.proxy.learning import Learned, cured
 from mistral_filter.proxy.logs import changes_text
 from mistral_filter.proxy.patience import MOST_TRIES, seconds_to_wait
-from mistral_filter.proxy.reply import decoded, respond, whole_error
+from mistral_filter.proxy.reply import decoded, let_go, respond, whole_error
 from mistral_filter.proxy.secret import Reply, ServerKey
 from mistral_filter.proxy.upstream import Reply as SentReply
 from mistral_filter.proxy.upstream import Upstream
@@ -154,7 +154,7 @@ class Forwarder:
             reply, refusal = self._send_patiently(send, content, key, call)
             if learned is None or reply.status not in _REFUSED:
                 break
-            refusal = whole_error(reply)
+            refusal = whole_error(reply, call)
             new = cured(content, curable(read(decoded(refusal, reply))), target.endpoint)
             if environ.get("mistral_filter.strict") and any(change.loss == "lost" for change in new.changes):
                 break
@@ -164,6 +164,7 @@ class Forwarder:
             _report(environ, new.changes)
             _log.warning("%s: refused, sent again: %s", target.endpoint, changes_text(new.changes))
             content = new.body
+            let_go(refusal, call)
         return reply, refusal
 
     def _send_patiently(self, send: Send, content: bytes, key: ServerKey, call: Call) -> tuple[Reply, bytes | None]:
@@ -175,10 +176,12 @@ class Forwarder:
             reply = key.keyless(answer)
             if reply.status != 429 or not self._patience:
                 return reply, None
-            refusal = whole_error(reply)
+            refusal = whole_error(reply, call)
             seconds = seconds_to_wait(reply.headers, number, self._patience - call.waited, time.time())
             if seconds is None or call.remaining(seconds) < seconds or number == MOST_TRIES - 1:
                 return reply, refusal
+            let_go(refusal, call)
+            del refusal
             call.pause(seconds)
         raise AssertionError("the last try returns")
 

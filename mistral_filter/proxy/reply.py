@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Response
 from werkzeug.datastructures import Headers
 
-from mistral_filter.errors import ClientGone, NotFound, UpstreamError
+from mistral_filter.errors import ClientGone, NotFound, Overloaded, UpstreamError
 from mistral_filter.paths import Target
 from mistral_filter.proxy import sockets
 from mistral_filter.proxy.answers import Plan, error_answer
@@ -23,7 +23,7 @@ from mistral_filter.proxy.secret import Reply
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-__all__ = ["decoded", "respond", "whole_error"]
+__all__ = ["decoded", "let_go", "respond", "whole_error"]
 
 REQUEST_ID = "mistral-correlation-id"
 """Mistral's name for what OpenAI's clients know as x-request-id."""
@@ -31,8 +31,8 @@ REQUEST_ID = "mistral-correlation-id"
 WHOLE = 1024 * 1024
 """Bytes. JSON answers up to this size are read to the end first, so that a failure can still be a status."""
 
-_WHOLE_TO_REWRITE = 64 * 1024 * 1024
-"""Bytes. Embeddings of many texts, which have to be complete to be rewritten."""
+WHOLE_COMPLETION = 4 * 1024 * 1024
+"""Bytes. The same for completions, which have to be whole to be rewritten: several choices of the longest that a model writes."""
 
 PIECE = 65536
 """Bytes that a client is given at a time."""
@@ -50,8 +50,8 @@ def respond(
 ) -> Response:
     """The client's response to *reply*, which *plan* says how to rewrite; *body* is its body if that has been read.
 
-    *heartbeat* are the seconds of silence after which a comment goes down an event stream. Raises MistralFilterError while the
-    failure can be a status.
+    *heartbeat* are the seconds of silence after which a comment goes down an event stream. What is read whole counts as held by
+    *call*. Raises MistralFilterError while the failure can be a status: Overloaded where there is no room for a completion.
     """
     if environ["REQUEST_METHOD"] == "HEAD" or reply.status in (204, 304):
         reply.close()
@@ -60,7 +60,7 @@ def respond(
         reply.close()
         raise NotFound(NOT_OFFERED[target.path])
     if reply.status >= 400:
-        return _error_response(reply, body)
+        return _error_response(reply, whole_error(reply, call) if body is None else body)
     http_1_0 = environ.get("SERVER_PROTOCOL") == "HTTP/1.0"
     names = {name.lower(): value for name, value in reversed(reply.headers)}  # of several the first
     content_type = names.get("content-type", "")
@@ -74,16 +74,19 @@ def respond(
         # a stream that can be read may get an event more
         return _response(reply, stream, {**_LIVE, "Content-Length": ""} if plain else _LIVE)
     rewrites = plain and plan.rewrites_answer
-    limit = _WHOLE_TO_REWRITE if rewrites else WHOLE
+    limit = WHOLE_COMPLETION if rewrites and plan.completions else WHOLE
     if kind != "application/json" or (reply.length or 0) > limit:
-        pieces = reply.pieces()
-        first = next(pieces, b"")  # a failure before it can still be a status
-        _still_wanted(reply, call)
-        return _response(reply, _stream(reply, chain([first], pieces), call, http_1_0))
-    content, rest = reply.whole(limit)
+        limit = 0  # the first piece alone: a failure before it can still be a status
+    content, rest = reply.whole(limit, call.held if limit else None)
     _still_wanted(reply, call)
     if rest is not None:
-        return _response(reply, _stream(reply, chain(_slices(content), rest), call, http_1_0))
+        if rewrites and plan.completions and len(content) <= limit:
+            reply.close()
+            raise Overloaded(code="body_budget")
+        pieces = chain(_slices(content), rest)
+        if rewrites and plan.rewrites_pieces and kind == "application/json":
+            return _response(reply, _stream(reply, plan.pieces(pieces), call, http_1_0), {"Content-Length": ""})
+        return _response(reply, _stream(reply, pieces, call, http_1_0))
     if rewrites:
         content = plan.whole(reply.status, content_type, content)
     length = {"Content-Length": str(len(content))}
@@ -138,10 +141,8 @@ def _broken_off() -> OSError:
     return ConnectionResetError(errno.ECONNRESET, "the answer from upstream was cut short")
 
 
-def _error_response(reply: Reply, body: bytes | None) -> Response:
+def _error_response(reply: Reply, body: bytes) -> Response:
     """An upstream's refusal or failure, with the object that OpenAI's clients read beside what it said."""
-    if body is None:
-        body = whole_error(reply)
     content = decoded(body, reply)
     if content is body and _header(reply, "content-encoding").lower() not in ("", "identity"):
         return _response(reply, body, {"Content-Length": str(len(body))})  # cannot be read here
@@ -149,13 +150,24 @@ def _error_response(reply: Reply, body: bytes | None) -> Response:
     return _response(reply, content, {"Content-Type": kind, "Content-Length": str(len(content)), "Content-Encoding": ""})
 
 
-def whole_error(reply: Reply) -> bytes:
-    """The body of an upstream's refusal or failure; raises UpstreamError for one that is too long to be read to the end."""
-    body, rest = reply.whole(WHOLE)
+def whole_error(reply: Reply, call: Call) -> bytes:
+    """The body of an upstream's refusal or failure.
+
+    Raises UpstreamError for one that is too long to be read to the end, and Overloaded where *call* has no room for it.
+    """
+    body, rest = reply.whole(WHOLE, call.held)
     if rest is not None:
         reply.close()
+        if len(body) <= WHOLE:
+            raise Overloaded(code="body_budget")
         raise UpstreamError("upstream_error_too_large", f"The upstream answered {reply.status} with a very long page.")
     return body
+
+
+def let_go(refusal: bytes, call: Call) -> None:
+    """What ``whole_error`` returned is not passed on, since the request is sent again."""
+    if call.held is not None:
+        call.held.give_back(len(refusal))
 
 
 def _header(reply: Reply, name: str) -> str:

@@ -8,6 +8,9 @@ Strategy: one compiled pattern finds the key in every spelling that a JSON reade
 inside a JSON string. A second pattern finds the beginning of a spelling at the end of a piece; only that is held back until the
 next piece. The first pattern runs only on bytes that hold the key verbatim or an escape of one of its characters.
 
+In UTF-16 and UTF-32 each character of the key has NUL bytes beside it. JSON and other text may hold none; in every other body the
+key is looked for a second time without them.
+
 Not covered: a key spread over the deltas of several events, other encodings of text (base64, percent-encoding in a body, HTML
 entities), an escaped backslash written as ``\u005c``, and a key that stands as a JSON number, which asterisks make invalid.
 """
@@ -21,6 +24,7 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from mistral_filter.errors import Unauthorized, UpstreamError
+from mistral_filter.proxy.budget import Held
 
 __all__ = ["Reply", "ServerKey"]
 
@@ -47,8 +51,8 @@ class Reply(Protocol):
     def pieces(self, heartbeat: float | None = None) -> Iterator[bytes]:
         """The body as it comes, content-encoding untouched; an empty piece after each *heartbeat* seconds of silence."""
 
-    def whole(self, limit: int) -> tuple[bytes, Iterator[bytes] | None]:
-        """The body if it has at most *limit* bytes; else its beginning and the rest."""
+    def whole(self, limit: int, held: Held | None = None) -> tuple[bytes, Iterator[bytes] | None]:
+        """The body if it has at most *limit* bytes and *held* takes them; else its beginning and the rest."""
 
     def close(self) -> None:
         """Gives the response up."""
@@ -91,11 +95,11 @@ class ServerKey:
     def keyless(self, reply: Reply) -> Reply:
         """*reply* without the key in its headers, reason phrase and body; the same object where the server's key is not used.
 
-        In a body of status < 400 asterisks replace the key, as many as its spelling has bytes: a Content-Length stays right, and
-        JSON stays valid. Raises UpstreamError and closes *reply*: ``upstream_unauthorized`` for a 401, here, and, while it is
-        read, for an error body that quotes the key or a ``whole`` one that spells it with escapes; ``upstream_protocol`` for a
-        body that cannot be searched, because of a content-encoding, which the request did not accept, or of a charset that does
-        not contain ASCII.
+        In a body of status < 400 asterisks replace the key, as many as its spelling has bytes: a Content-Length stays right,
+        and JSON stays valid. Raises UpstreamError and closes *reply*: ``upstream_unauthorized`` for a 401, here, and, while it
+        is read, for an error body that quotes the key, a ``whole`` one that spells it with escapes or any that has it in UTF-16
+        or UTF-32; ``upstream_protocol`` for a body that cannot be searched, because of a content-encoding, which the request
+        did not accept, or of a charset that does not contain ASCII.
         """
         if self._spellings is None:
             return reply
@@ -301,6 +305,30 @@ class _Search:
         return held
 
 
+class _BinarySearch(_Search):
+    """The same for a body that may hold NUL bytes: a key with some inside raises UpstreamError (``upstream_unauthorized``)."""
+
+    def __init__(self, spellings: _Spellings, *, masks: bool) -> None:
+        super().__init__(spellings, masks=masks, text=False)
+        self._wide = _Search(spellings, masks=False, text=False)
+        self._waiting = b""
+
+    def feed(self, piece: bytes) -> bytes:
+        """What may be passed on now that *piece* has come."""
+        return self._searched(super().feed(piece))
+
+    def end(self) -> bytes:
+        """What was held when the body ended."""
+        return self._searched(super().end()) + self._waiting
+
+    def _searched(self, piece: bytes) -> bytes:
+        self._wide.feed(piece.replace(b"\0", b""))
+        data = self._waiting + piece if self._waiting else piece
+        ready = max(len(data) - 4 * len(self._wide._held), 0)  # a character has four bytes at most
+        self._waiting = data[ready:]
+        return data[:ready]
+
+
 class _Keyless:
     """A reply without the key; see ``ServerKey.keyless``."""
 
@@ -311,7 +339,9 @@ class _Keyless:
         self.headers = [header for header in reply.headers if not any(_quotes(text, key) for text in header)]
         self.length = reply.length
         self._reply, self._spellings = reply, spellings
-        self._search = _Search(spellings, masks=reply.status < 400, text=_is_text(reply.headers))
+        masks = reply.status < 400
+        text = _is_text(reply.headers)
+        self._search = _Search(spellings, masks=masks, text=True) if text else _BinarySearch(spellings, masks=masks)
 
     def pieces(self, heartbeat: float | None = None) -> Iterator[bytes]:
         """The body as it comes, without the key; bytes are held back only while they may be the beginning of the key.
@@ -320,9 +350,12 @@ class _Keyless:
         """
         return self._searched(self._reply.pieces(heartbeat))
 
-    def whole(self, limit: int) -> tuple[bytes, Iterator[bytes] | None]:
-        """The body if it has at most *limit* bytes; else its beginning and the rest. Raises what ``pieces`` raises."""
-        content, rest = self._reply.whole(limit)
+    def whole(self, limit: int, held: Held | None = None) -> tuple[bytes, Iterator[bytes] | None]:
+        """The body if it has at most *limit* bytes and *held* takes them; else its beginning and the rest.
+
+        Raises what ``pieces`` raises.
+        """
+        content, rest = self._reply.whole(limit, held)
         try:
             searched = self._search.feed(content)
         except UpstreamError:

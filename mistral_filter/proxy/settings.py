@@ -193,7 +193,7 @@ class Settings:
         MAX_BODY, _bytes, "largest JSON body, in bytes (`k`, `m`, `g` are understood); uploads are not limited"
     )
     body_budget: int = _setting(
-        64 << 20, _bytes, "bytes of request bodies in memory per worker, all callers together; beyond it 503 with `Retry-After`"
+        64 << 20, _bytes, "bytes of bodies in memory per worker, all callers together; beyond it 503 with `Retry-After`"
     )
     cors_origins: tuple[str, ...] = _setting(
         ("*",), parse_origins, "`*`, `none`, or exact origins: `https://chat.example.com http://[::1]:3000 app://obsidian.md`"

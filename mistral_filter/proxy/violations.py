@@ -24,11 +24,12 @@ from typing import NamedTuple
 
 import msgspec
 
+from mistral_filter.errors import TooComplex
 from mistral_filter.fields import EFFORTS, MODEL_OPTIONS
 from mistral_filter.rawjson import as_array, as_object, as_text, first_byte
 from mistral_filter.surrogates import Surrogates
 
-__all__ = ["NOT_ENABLED", "Loc", "Violation", "curable", "path_of", "read", "said", "telling", "word"]
+__all__ = ["MOST", "NOT_ENABLED", "Loc", "Violation", "curable", "path_of", "read", "said", "telling", "word"]
 
 NOT_ENABLED = "not_enabled"
 """The kind of a violation that is the model's."""
@@ -37,6 +38,12 @@ Loc = tuple[int | str, ...]
 
 _MAX_DEPTH = 4
 """Objects inside objects in which a message is looked for."""
+
+MOST = 5000
+"""Items of one list that are read."""
+
+_LONGEST_LOC = 64
+"""Parts. A real one has a dozen; a longer one says nothing."""
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -81,7 +88,7 @@ def read(body: bytes) -> tuple[Violation, ...]:
         if not violations and _code(value) == _INVALID_ARGUMENTS:
             violations = _not_enabled(next((each for each in found if isinstance(each, str)), ""))
         return violations
-    except _UNREADABLE:
+    except (*_UNREADABLE, TooComplex):  # the last: of too many lone surrogates
         return ()
 
 
@@ -145,7 +152,7 @@ def said(value: object, depth: int = _MAX_DEPTH) -> Iterator[str | tuple[Violati
             if key in node:
                 yield from said(node[key], depth - 1)
     elif items := as_array(value):
-        violations = tuple(_violation(item) for item in items)
+        violations = tuple(_violation(item) for item in items[:MOST])
         if any(violation.message is not None for violation in violations):
             yield violations
 
@@ -162,6 +169,8 @@ def _violation(item: object) -> Violation:
     try:
         loc = tuple(_location(node.get("loc", b"[]")))
     except msgspec.ValidationError:
+        loc = ()
+    if len(loc) > _LONGEST_LOC:
         loc = ()
     return Violation(loc, word(node.get("type")), as_text(node.get("msg")) or as_text(item) or None)
 
@@ -188,9 +197,6 @@ _SHORT_LABEL = re.compile(r"str|constrained-str|int|float|bool|[A-Z]\w*")
 _BRANCH = re.compile(rf"enum|\w+\[.*\]|{_SHORT_LABEL.pattern}|{_LABEL.pattern}", re.DOTALL)
 """What may be the name of a branch. A field of Mistral's does not look like that."""
 
-_LONGEST_LOC = 64
-"""Parts. A real one has a dozen."""
-
 
 def telling(violations: Sequence[Violation]) -> tuple[Violation, ...]:
     """*violations* without those in other branches of a union of which one branch has extra fields and no other fault.
@@ -215,8 +221,6 @@ def telling(violations: Sequence[Violation]) -> tuple[Violation, ...]:
 
 def _branch_ends(loc: Loc) -> list[int]:
     """The positions in *loc* at which the name of a branch may stand."""
-    if len(loc) > _LONGEST_LOC:
-        return []
     return [end for end in range(1, len(loc)) if isinstance(part := loc[end], str) and _BRANCH.fullmatch(part)]
 
 
@@ -225,7 +229,7 @@ def curable(violations: Sequence[Violation]) -> tuple[Violation, ...]:
     since that would not help."""
     found = telling(violations)
     kinds = ("extra_forbidden", NOT_ENABLED)
-    return found if all(kind in kinds and 2 <= len(loc) <= _LONGEST_LOC for loc, kind, *_ in found) else ()
+    return found if all(kind in kinds and len(loc) >= 2 for loc, kind, *_ in found) else ()
 
 
 # --------------------------------------------------------------------------------------------------------------------- paths

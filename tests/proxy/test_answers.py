@@ -29,6 +29,8 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from mistral_filter.errors import UpstreamError
 from mistral_filter.proxy.answers import Plan, error_answer, plan
 from mistral_filter.proxy.answers.events import MAX_EVENT
+from mistral_filter.proxy.answers.pieces import MOST_HELD
+from mistral_filter.proxy.answers.reading import MOST_VALUES, is_simple
 
 JSON = "application/json"
 SSE = "text/event-stream"
@@ -1034,3 +1036,64 @@ def test_other_embeddings_stay(vector: object) -> None:
     body = embeddings(vector)
     assert BASE64.whole(200, JSON, body) is body
     assert b64decode(json.loads(BASE64.whole(200, JSON, embeddings(vector, [1])))["data"][1]["embedding"]) == struct.pack("<f", 1)
+
+
+def test_a_large_answer_of_embeddings_is_rewritten_as_it_comes() -> None:
+    """However it is cut, the bytes are those of the answer that was read whole, and little is held at a time."""
+    body = embeddings(*([i / 7, -2.5e-5, i] for i in range(40)), "AAAA", [None])
+    expected = BASE64.whole(200, JSON, body)
+    assert expected != body
+    for size in (1, 2, 7, 64, 1000, len(body)):
+        pieces = list(BASE64.pieces(body[at : at + size] for at in range(0, len(body), size)))
+        assert b"".join(pieces) == expected
+        assert max(map(len, pieces)) < 200 + size
+
+
+def test_numbers_beyond_every_embedding_pass() -> None:
+    """They are not held, and those that follow are rewritten."""
+    body = embeddings([1.5] * (MOST_HELD // 3), [0.5])
+    seen = json.loads(b"".join(BASE64.pieces(body[at : at + 65536] for at in range(0, len(body), 65536))))["data"]
+    assert seen[0]["embedding"] == [1.5] * (MOST_HELD // 3)
+    assert b64decode(seen[1]["embedding"]) == struct.pack("<f", 0.5)
+
+
+@pytest.mark.parametrize("value", [{"a": 'x "embedding":[1] y'}, {'a"embedding': [1]}, {"a": ["embedding", [1]]}])
+def test_what_looks_like_an_embedding_stays(value: object) -> None:
+    """Text in a string, the end of another key, and a value."""
+    for body in (dump(value), json.dumps(value, separators=(",", ":")).encode()):
+        assert BASE64.whole(200, JSON, body) is body
+
+
+def test_a_large_answer_has_the_clients_own_names() -> None:
+    """However it is cut."""
+    plan = Plan(completions=True, tool_names={"a_b_12345678": "a.b"})
+    call = {"id": "c", "type": "function", "function": {"name": "a_b_12345678", "arguments": '{"name":"a_b_12345678"}'}}
+    body = dump({"choices": [{"message": {"content": "{x} " * 50, "tool_calls": [call] * 5}}]})
+    expected = plan.whole(200, JSON, body)
+    assert expected.count(b"a.b") == 5
+    for size in (1, 2, 7, 64, 1000):
+        assert b"".join(plan.pieces(body[at : at + size] for at in range(0, len(body), size))) == expected
+
+
+@pytest.mark.parametrize("value", ["{}", "1", '"a"', '{"type":"text"}', '{"a":{}}'])
+@pytest.mark.parametrize("place", ['{"choices":[@]}', '{"choices":[{"message":{"content":[@]}}]}'])
+def test_an_answer_of_very_many_values_is_not_opened(place: str, value: str) -> None:
+    """Whole or as an event it stays; a long text full of commas is one value."""
+    body = place.replace("@", ",".join([value] * (MOST_VALUES + 2))).encode()
+    assert not is_simple(body)
+    assert CHAT.whole(200, JSON, body) is body
+    event = b"data: " + body + b"\n\n"
+    assert list(CHAT.events(iter([event]))) == [event]
+    text = place.replace("@", json.dumps({"type": "text", "text": '1,{}["' * MOST_VALUES})).encode()
+    assert is_simple(text)
+
+
+def test_very_many_lone_surrogates_pass() -> None:
+    """In an answer and in a stream, which stay as they came, and in an error, which gets a message."""
+    text = r"\ud800" * 20_001
+    body = dump({"choices": [{"message": {"content": [{"type": "text", "text": "@"}]}}], "detail": "no"})
+    body = body.replace(b"@", text.encode())
+    assert CHAT.whole(200, JSON, body) is body
+    event = b"data: " + body + b"\n\n"
+    assert list(CHAT.events(iter([event]))) == [event]
+    assert json.loads(error_answer(422, JSON, body)[1])["error"]["message"]

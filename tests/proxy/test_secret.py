@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mistral_filter.errors import Unauthorized, UpstreamError
-from mistral_filter.proxy.secret import Reply, ServerKey
+from mistral_filter.proxy.budget import Held
+from mistral_filter.proxy.secret import Reply, ServerKey, _Spellings
 
 KEY = "server-key/Kx81"
 TOKENS = ("team-token-Ab12", "team-token-Cd34")
@@ -39,11 +40,11 @@ class Scripted:
     def pieces(self, heartbeat: float | None = None) -> Iterator[bytes]:
         return iter(self.sent)
 
-    def whole(self, limit: int) -> tuple[bytes, Iterator[bytes] | None]:
+    def whole(self, limit: int, held: Held | None = None) -> tuple[bytes, Iterator[bytes] | None]:
         beginning, rest = b"", iter([piece for piece in self.sent if piece])
         for piece in rest:
             beginning += piece
-            if len(beginning) > limit:
+            if len(beginning) > limit or (held is not None and not held.takes(len(piece))):
                 return beginning, rest
         return beginning, None
 
@@ -247,6 +248,52 @@ def test_binary_bodies_pass() -> None:
     body = b"\0\xff" + KEY.encode() + b"\0\\u00"
     reply = keyless(Scripted(body, headers=(("Content-Type", "audio/mpeg"),)))
     assert b"".join(reply.pieces()) == b"\0\xff" + b"*" * len(KEY) + b"\0\\u00"
+
+
+WIDE = ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"]
+BINARY = ("Content-Type", "application/octet-stream")
+
+
+@pytest.mark.parametrize("codec", WIDE)
+@pytest.mark.parametrize("spelled", [KEY, "".join(f"\\u{ord(letter):04x}" for letter in KEY), KEY.replace("/", "\\/")])
+@pytest.mark.parametrize("kind", ["application/octet-stream", "image/png", "application/xml", "x/y"])
+def test_a_file_with_the_key_in_wide_characters_is_cut(kind: str, spelled: str, codec: str) -> None:
+    """In one piece, in two, and byte by byte: none of the key has gone out when the error comes."""
+    before = b"\0\xff\x01"
+    body = before + spelled.encode(codec) + b"\0\0\xfe"
+    for pieces in ([body], [body[:20], body[20:]], [body[:50], body[50:]], [bytes([byte]) for byte in body]):
+        reply = Scripted(*pieces, headers=(("Content-Type", kind),))
+        sent, error = drained(keyless(reply))
+        assert error is not None
+        assert (error.code, reply.closed) == ("upstream_unauthorized", True)
+        assert before.startswith(b"".join(sent).rstrip(b"\0"))
+    reply = Scripted(body, status=500, headers=(("Content-Type", kind),))
+    with pytest.raises(UpstreamError):
+        keyless(reply).whole(1000)
+
+
+@pytest.mark.parametrize("codec", WIDE)
+def test_a_file_with_most_of_the_key_passes(codec: str) -> None:
+    """In the midst and at the end, however it is cut."""
+    part = KEY[:-1].encode(codec)
+    body = b"\x89PNG\0" + part + b"\0\0\0\x01" + KEY[1:].encode(codec) + part
+    for size in (1, 3, 64, len(body)):
+        pieces = [body[at : at + size] for at in range(0, len(body), size)]
+        assert b"".join(keyless(Scripted(*pieces, headers=(BINARY,))).pieces()) == body
+    assert keyless(Scripted(body, headers=(BINARY,))).whole(10_000) == (body, None)
+
+
+def test_ordinary_answers_are_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JSON and events, in which a NUL byte is refused, and no piece of them is copied."""
+    counted: list[bytes] = []
+    search = _Spellings.may_be_in
+    monkeypatch.setattr(_Spellings, "may_be_in", lambda self, data: counted.append(data) or search(self, data))
+    for headers in ((JSON,), (SSE,), ()):
+        pieces = [b'{"a":"b"}\n\n', b"data: [DONE]\n\n"]
+        passed_on = list(keyless(Scripted(*pieces, headers=headers)).pieces())
+        assert [id(piece) for piece in passed_on] == [id(piece) for piece in pieces]
+        assert len(counted) == 2
+        counted.clear()
 
 
 # --------------------------------------------------------------------------------------------------------------- errors

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mistral_filter.proxy.violations import NOT_ENABLED, Violation, curable, path_of, read, telling
+from mistral_filter.proxy.violations import MOST, NOT_ENABLED, Violation, curable, path_of, read, telling
 
 CHUNKS = "list[tagged-union[TextChunk,ImageURLChunk,DocumentURLChunk,ReferenceChunk,FileChunk,ThinkChunk,AudioChunk]]"
 
@@ -348,3 +348,16 @@ def test_any_sentence_can_be_read(text: str) -> None:
     for violation in read(sentence(f"{text} is not enabled for this model, supported values: {text}")):
         assert violation.loc[0] == "body"
         assert set(violation.values) <= {"none", "minimal", "low", "medium", "high", "xhigh", "max"}
+
+
+def test_an_error_of_very_many_values_is_read_in_part() -> None:
+    """Of a list its beginning; a place of very many parts, which no request has, is none."""
+    item = {"type": "extra_forbidden", "loc": ["body", "a"], "msg": "no"}
+    assert len(read(json.dumps({"detail": [item] * (MOST + 1)}).encode())) == MOST
+    assert read(json.dumps({"detail": [{**item, "loc": ["body"] * 65}, item]}).encode())[0].loc == ()
+    assert len(read(json.dumps({"detail": [{**item, "loc": ["body"] * 64}]}).encode())[0].loc) == 64
+
+
+def test_an_error_with_very_many_lone_surrogates_names_nothing() -> None:
+    """It cannot be read; the request is not to blame for it."""
+    assert read(b'{"detail":[{"loc":["body","a"],"msg":"no","input":"%b"}]}' % (rb"\ud800" * 20_001)) == ()

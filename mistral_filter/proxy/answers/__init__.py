@@ -11,6 +11,7 @@ Pure functions on bytes. ``plan`` decides from the request alone what an answer 
 ``events``      server-sent events: cutting a stream into them and putting it together again
 ``responses``   errors in streams of the Responses API
 ``reading``     JSON of which only the visited levels are decoded
+``pieces``      large answers, as they come
 =============== ==================================================================================
 """
 
@@ -27,7 +28,8 @@ from mistral_filter.proxy.answers.embeddings import with_base64
 from mistral_filter.proxy.answers.errors import error_answer
 from mistral_filter.proxy.answers.events import rewrite_events
 from mistral_filter.proxy.answers.names import with_own_names
-from mistral_filter.proxy.answers.reading import is_json, rewritten
+from mistral_filter.proxy.answers.pieces import rewrite_pieces
+from mistral_filter.proxy.answers.reading import is_json, is_simple, rewritten
 from mistral_filter.proxy.answers.responses import ResponseEvents, response_error
 from mistral_filter.toolnames import restore_tool_names
 
@@ -78,12 +80,23 @@ class Plan(NamedTuple):
         """
         if not self.rewrites_answer or not 200 <= status < 300 or not is_json(content_type):
             return body
-        texts = None
-        if self.base64:
-            texts = rewritten(body, with_base64)
-        elif self.completions and not is_plain(body):
+        if self.completions and not is_plain(body) and is_simple(body):
             texts = rewritten(body, partial(of_whole, lists=self.lists))
-        return restore_tool_names(texts[0] if texts else body, self.tool_names)
+            body = texts[0] if texts else body
+        return self._replaced(body)
+
+    @property
+    def rewrites_pieces(self) -> bool:
+        """Whether an answer may be rewritten that is too large to be read whole: base64 and names of tools, no more."""
+        return self.base64 or bool(self.tool_names)
+
+    def pieces(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """The *pieces* of a large answer as the client is to see them."""
+        return rewrite_pieces(pieces, self._replaced) if self.rewrites_pieces else pieces
+
+    def _replaced(self, body: bytes) -> bytes:
+        """*body* with what is replaced without the rest of the answer being known."""
+        return restore_tool_names(with_base64(body) if self.base64 else body, self.tool_names)
 
     def events(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         """The event stream *chunks* as the client is to see it; see ``events`` for how it is cut and what stays as it came."""

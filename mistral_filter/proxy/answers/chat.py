@@ -20,6 +20,7 @@ Strings and numbers keep the bytes in which Mistral wrote them; texts are joined
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -28,9 +29,9 @@ import msgspec
 from msgspec import Raw
 
 from mistral_filter.errors import UpstreamError
-from mistral_filter.proxy.answers.errors import is_error, put_stream_error
+from mistral_filter.proxy.answers.errors import STREAM_ERROR, is_error, put_stream_error
 from mistral_filter.proxy.answers.events import as_event
-from mistral_filter.proxy.answers.reading import UNREADABLE, absent, each, rewritten
+from mistral_filter.proxy.answers.reading import UNREADABLE, absent, each, is_simple, rewritten
 from mistral_filter.rawjson import Node, as_array, as_number, as_object, as_text, first_byte
 
 __all__ = ["Chunks", "is_plain", "of_whole"]
@@ -110,6 +111,8 @@ def of_whole(node: Node, lists: bool) -> Iterator[Node]:
 class Chunks:
     """The chunks of one stream; remembers which choices have begun, and which tool call has which index."""
 
+    words = re.compile(rb'"(?:choices|%b)"' % STREAM_ERROR)
+
     def __init__(self, lists: bool) -> None:
         self._lists = lists
         self._calls: dict[bytes, _Calls] = {}
@@ -120,7 +123,7 @@ class Chunks:
 
     def rewrite(self, data: bytes) -> list[bytes] | None:
         """What the chunk *data* becomes: one or two chunks; nothing, or None, where it may stay."""
-        return rewritten(data, self._chunk)
+        return rewritten(data, self._chunk) if is_simple(data) else None
 
     def rewrite_bare(self, line: bytes) -> bytes | None:
         """The event that *line*, which is no event, should have been: an error; None, if it is none."""

@@ -1,4 +1,4 @@
-"""Embeddings: lists of numbers become base64 where that was asked for.
+"""Embeddings: lists of numbers become base64 where that was asked for. The rest of the answer is not opened.
 
 OpenAI's SDK for JavaScript asks by default (openai 4.91 and later) and decodes whatever comes; from the list of numbers that
 Mistral answers (``EmbeddingResponseData`` in mistralai 3.7.0) it makes zeros. Base64 here is OpenAI's: of little-endian float32.
@@ -7,35 +7,30 @@ Mistral answers (``EmbeddingResponseData`` in mistralai 3.7.0) it makes zeros. B
 from __future__ import annotations
 
 import binascii
+import re
 import sys
 from array import array
-from collections.abc import Iterator
 
 import msgspec
 
-from mistral_filter.proxy.answers.reading import each
-from mistral_filter.rawjson import Node
-
 __all__ = ["with_base64"]
+
+_VECTOR = re.compile(rb'(?<!\\)("embedding"[ \t\r\n]*:[ \t\r\n]*)(\[[-+0-9.eE, \t\r\n]*\])')
+"""A list of numbers under this key. Within a JSON string every quotation mark has a backslash before it, so no text matches."""
 
 _numbers = msgspec.json.Decoder(list[float]).decode
 
 
-def with_base64(node: Node) -> Iterator[Node]:
-    """The answer *node* with every embedding as base64; nothing where all are strings already."""
-    if each(node, "data", _encode):
-        yield node
+def with_base64(answer: bytes) -> bytes:
+    """*answer*, or a part of it that cuts no embedding, with each embedding as base64; all other bytes stay."""
+    return _VECTOR.sub(_encode, answer)
 
 
-def _encode(_: int, item: Node) -> bool:
-    vector = item.get("embedding")
-    if not isinstance(vector, msgspec.Raw):
-        return False
+def _encode(match: re.Match[bytes]) -> bytes:
     try:
-        floats = array("f", _numbers(vector))
-    except (msgspec.ValidationError, OverflowError):  # a string already, or not numbers
-        return False
+        floats = array("f", _numbers(match[2]))
+    except (msgspec.DecodeError, OverflowError):  # not numbers
+        return match[0]
     if sys.byteorder == "big":
         floats.byteswap()
-    item["embedding"] = binascii.b2a_base64(floats, newline=False).decode()
-    return True
+    return b'%b"%b"' % (match[1], binascii.b2a_base64(floats, newline=False))

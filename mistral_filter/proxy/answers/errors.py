@@ -15,10 +15,13 @@ from mistral_filter.proxy.answers.reading import UNREADABLE, absent, is_json, re
 from mistral_filter.proxy.violations import Violation, said, telling, word
 from mistral_filter.rawjson import Node, as_number, as_object, as_text
 
-__all__ = ["error_answer", "is_error", "put_error", "put_stream_error"]
+__all__ = ["STREAM_ERROR", "error_answer", "is_error", "put_error", "put_stream_error"]
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 """OpenAI's ``type`` by status; the rest by its first digit."""
+
+STREAM_ERROR = b"object|message|error|detail"
+"""Keys, as a pattern: each of Mistral's errors in a stream has one of them; see ``is_error``."""
 
 _MAX_VIOLATIONS = 10
 _MAX_TEXT = 500

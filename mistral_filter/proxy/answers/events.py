@@ -5,32 +5,44 @@ be raw in a string). The network cuts anywhere, so only whole events are looked 
 empty line's LF that comes after its CR has gone out already is an empty line of its own, which means nothing to a client.
 
 Bytes go out as they came: every event in which nothing is rewritten, in a rewritten one all but the data, events of more than
-MAX_EVENT bytes, and what is left over when the stream ends within an event. A line of JSON without ``data:`` in front, which
-clients pass over, is an event by itself if it is to be rewritten.
+MAX_EVENT bytes or MOST_LINES lines of data, and what is left over when the stream ends within an event. A line of JSON without
+``data:`` in front, which clients pass over, is an event by itself if it is to be rewritten.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Protocol
 
 from mistral_filter.proxy.answers.reading import UNREADABLE
 
-__all__ = ["MAX_EVENT", "Rewriter", "as_event", "rewrite_events"]
+__all__ = ["MAX_EVENT", "MOST_LINES", "Rewriter", "as_event", "rewrite_events"]
 
 MAX_EVENT = 1024 * 1024
 """Bytes without the empty line. What is larger is not held."""
 
+MOST_LINES = 1000
+"""Lines of data in an event that is rewritten. One is usual."""
+
+_SHORT = 40
+"""Bytes. After an event of fewer, those behind it are passed over together if nothing in them can be rewritten."""
+
+_LINE_END = re.compile(rb"\n|\r(?!\Z)")
 _EMPTY = re.compile(rb"\r\n?|\n")
 _END = re.compile(rb"(\r\n|\n|\r(?!\n))(\r\n?|\n)")
 _LAST = re.compile(rb"(\r\n|\n|\r)(\r\n?|\n)\Z")
 _BARE = re.compile(rb"\{[^\r\n]*\}[ \t]*(?:\r\n|\n|\r(?!\Z))")
+_BARE_LINES = re.compile(b"(?:%b)+" % _BARE.pattern)
 _DATA = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|(?<=[\r\n]))(data: ?([^\r\n]*)(?:\r\n|[\r\n]))")
 
 
 class Rewriter(Protocol):
     """What is known of the events of one stream, and what becomes of them."""
+
+    words: re.Pattern[bytes]
+    """Found in every event that may have to be rewritten or noted, apart from one with escapes in its keys."""
 
     @property
     def plain(self) -> Callable[[bytes], object]:
@@ -57,6 +69,7 @@ def rewrite_events(chunks: Iterable[bytes], rewriter: Rewriter) -> Iterator[byte
     """
     held = bytearray()  # the beginning of an event
     sent = 0  # bytes of it that are out already: it is too large
+    first = True  # its first line, which may be JSON without ``data:``, has not ended
     for piece in chunks:
         if not piece:  # a tick of the clock, for whoever sends heartbeats between events
             yield piece
@@ -75,12 +88,19 @@ def rewrite_events(chunks: Iterable[bytes], rewriter: Rewriter) -> Iterator[byte
         searched = max(0, len(held) - 1)  # one byte back tells whether a line has ended
         held += piece
         out = []
-        done = 0
-        while end := _end(held, done, max(done, searched), sent):
+        done = word = 0  # what is between the two has nothing to rewrite
+        while end := _end(held, done, max(done, searched), first and not sent):
             event = bytes(held[done:end])
-            stays = sent or _size(event) > MAX_EVENT or (event.startswith(b"data:") and _is_plain(event, rewriter))
+            stays = sent or end <= word or _size(event) > MAX_EVENT or (event.startswith(b"data:") and _is_plain(event, rewriter))
             out.append(event[sent:] if stays else _rewritten(event, rewriter))
-            done, sent = end, 0
+            done, sent, first = end, 0, True
+            if len(event) < _SHORT and done >= word:
+                found = rewriter.words.search(held, done)
+                word = found.start() if found else len(held)
+                end = _passed_over(held, done, word)
+                out.append(bytes(held[done:end]))
+                done = end
+        first = first and not _LINE_END.search(held, max(done, searched))
         del held[:done]
         if len(held) > MAX_EVENT and (sent or _size(held) > MAX_EVENT):
             out.append(bytes(held[sent:]))
@@ -92,10 +112,25 @@ def rewrite_events(chunks: Iterable[bytes], rewriter: Rewriter) -> Iterator[byte
         yield bytes(held[sent:]) if sent else _with_bare_as_event(bytes(held), rewriter)
 
 
-def _end(held: bytearray, start: int, searched: int, sent: int) -> int:
-    """Where the event, or the bare line of JSON, ends that begins at *start*; 0: not yet."""
-    match = (None if sent else _EMPTY.match(held, start) or _BARE.match(held, start)) or _END.search(held, searched)
+def _end(held: bytearray, start: int, searched: int, first: bool) -> int:
+    """Where the event, or the bare line of JSON, ends that begins at *start*; 0: not yet. Up to *searched* no line ends twice.
+
+    *first*: its first line does not end there either.
+    """
+    match = _EMPTY.match(held, start) if first else None
+    if match is None and first and held.startswith(b"{", start) and _LINE_END.search(held, searched):
+        match = _BARE.match(held, start)
+    match = match or _END.search(held, searched)
     return match.end() if match else 0
+
+
+def _passed_over(held: bytearray, start: int, stop: int) -> int:
+    """Where the last of the events, and of the bare lines behind them, ends that are between *start* and *stop*."""
+    at = max(held.rfind(ends, start, stop) for ends in (b"\n\n", b"\n\r", b"\r\r"))
+    if at >= 0:
+        start = at + 3 if held.startswith(b"\r\n", at + 1) else at + 2
+    lines = _BARE_LINES.match(held, start, stop)
+    return lines.end() if lines else start
 
 
 def _size(event: bytes | bytearray) -> int:
@@ -116,9 +151,11 @@ def _is_plain(event: bytes, rewriter: Rewriter) -> bool:
 
 
 def _rewritten(event: bytes, rewriter: Rewriter) -> bytes:
-    lines = list(_DATA.finditer(event))
+    lines = list(islice(_DATA.finditer(event), MOST_LINES + 1))
     if not lines:
         return _with_bare_as_event(event, rewriter)
+    if len(lines) > MOST_LINES:
+        return event
     new = [_in_one_line(data) for data in rewriter.rewrite(b"\n".join(line[2] for line in lines)) or ()]
     if not new:
         return event

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
@@ -22,6 +23,8 @@ def with_own_names(chunks: Iterator[bytes], names: Mapping[str, str]) -> Iterato
 
 class _OwnNames:
     """See ``events.Rewriter``."""
+
+    words = re.compile(rb'"name')
 
     def __init__(self, names: Mapping[str, str]) -> None:
         self._names = names

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import msgspec
 
 from mistral_filter.errors import MistralFilterError
-from mistral_filter.proxy.answers.errors import is_error, put_stream_error
+from mistral_filter.proxy.answers.errors import STREAM_ERROR, is_error, put_stream_error
 from mistral_filter.proxy.answers.events import as_event
 from mistral_filter.proxy.answers.reading import UNREADABLE, rewritten
 from mistral_filter.rawjson import Node, as_object
@@ -35,6 +35,8 @@ _event = msgspec.json.Decoder(_Event).decode
 
 class ResponseEvents:
     """The events of one stream; remembers their numbers. See ``events.Rewriter``."""
+
+    words = re.compile(rb'"(?:sequence_number|%b)"' % STREAM_ERROR)
 
     def __init__(self) -> None:
         self._number = 0

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 from mistral_filter.errors import NO_RETRY, BadRequest, MistralFilterError, Overloaded, UpstreamError
+from mistral_filter.proxy.budget import Held
 from mistral_filter.proxy.call import Call
 from mistral_filter.proxy.upstream.body import Body
 from mistral_filter.proxy.upstream.head import Broken, Malformed
@@ -180,14 +181,17 @@ class Reply(NamedTuple):
         finally:
             body.close()
 
-    def whole(self, limit: int) -> tuple[bytes, Iterator[bytes] | None]:
-        """The body if it has no more than *limit* bytes; else its beginning and the rest. Raises what ``pieces`` raises."""
+    def whole(self, limit: int, held: Held | None = None) -> tuple[bytes, Iterator[bytes] | None]:
+        """The body if it has no more than *limit* bytes and *held* takes them; else its beginning and the rest.
+
+        Raises what ``pieces`` raises.
+        """
         rest = self.pieces()
         pieces, size = [], 0
         for piece in rest:
             pieces.append(piece)
             size += len(piece)
-            if size > limit:
+            if size > limit or (held is not None and not held.takes(len(piece))):
                 return b"".join(pieces), rest
         return b"".join(pieces), None
 
