@@ -10,7 +10,6 @@ import ctypes
 import errno
 import gc
 import logging
-import math
 import re
 import resource
 import socket
@@ -38,6 +37,8 @@ from mistral_filter.proxy.logs import access_path, stderr_handler
 
 __all__ = ["Logger", "Worker", "on_exit", "on_starting", "post_request", "post_worker_init", "pre_request", "ssl_context"]
 
+_LAST_REQUEST_SECONDS = 2.0
+"""For the next request on a connection of a worker that stops."""
 _HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Za-z:.%]+\])?(?::\d{0,5})?")
 _ACCEPT_WARNING_SECONDS = 1.0
 _TARGET = re.compile(r"(?:/|\*$|https?://)[^#]*$", re.IGNORECASE)
@@ -164,8 +165,8 @@ class _Late(BaseException):
 class _RequestTimeouts:
     """Bounds the waits for the next requests of all connections by one timer; a context manager for any number of greenlets.
 
-    Of each wait, a timer of its own would be the largest cost. A wait ends a second late at most, and when the worker stops:
-    it would keep the worker until the graceful timeout.
+    Of each wait, a timer of its own would be the largest cost. A wait ends a second late at most. When the worker stops, those end
+    that began seconds ago, which would keep the worker until the graceful timeout; in the others a request may be on its way.
     """
 
     def __init__(self, worker: Worker) -> None:
@@ -182,7 +183,9 @@ class _RequestTimeouts:
         return kind is _Late
 
     def _end_late_waits(self) -> None:
-        now = time.monotonic() if self._worker.alive else math.inf
+        now = time.monotonic()
+        if not self._worker.alive:
+            now += max(self._seconds - _LAST_REQUEST_SECONDS, 0)
         for greenlet in [greenlet for greenlet, until in self._until.items() if until < now]:
             greenlet.throw(_Late)
 
