@@ -954,6 +954,17 @@ def test_silence_ends_at_the_read_timeout(impatient: Gunicorn, upstream: Scripte
     invariants(impatient, upstream, len(SLOW))
 
 
+@pytest.mark.parametrize("framing", ["chunked", "length", "close"])
+def test_an_answer_may_take_longer_than_the_read_timeout(
+    impatient: Gunicorn, upstream: ScriptedUpstream, framing: Framing
+) -> None:
+    """Each byte begins the silence anew: the timeout is not one for the whole answer."""
+    events = [b"data: %d\n\n" % number for number in range(8)]
+    upstream.script = chain(stall(0.5), sse(events, gap=0.25, framing=framing))
+    response = send(impatient, stream=True)
+    assert (response.status, response.body, response.complete) == (200, b"".join(events), True)
+
+
 def test_an_early_refusal_comes_through(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
     """E13: a 413 that the upstream sends while the body is still on its way, then a reset: the caller sees the 413."""
     upstream.script = early(json_answer({"message": "too large"}, 413))
