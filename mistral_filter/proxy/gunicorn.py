@@ -165,8 +165,8 @@ class _Late(BaseException):
 class _RequestTimeouts:
     """Bounds the waits for the next requests of all connections by one timer; a context manager for any number of greenlets.
 
-    Of each wait, a timer of its own would be the largest cost. A wait ends a second late at most. Waits that began seconds ago end
-    when the worker stops: they would keep it until the graceful timeout. In the others a request may be on its way.
+    Of each wait, a timer of its own would be the largest cost. A wait ends a second late at most. When the worker stops, waits of
+    some seconds end, since they would keep it until the graceful timeout; in the others a request may be on its way.
     """
 
     def __init__(self, worker: Worker) -> None:
