@@ -527,6 +527,17 @@ def test_a_connection_that_the_upstream_closed_is_not_used(proxy: Gunicorn, upst
     invariants(proxy, upstream, 3)
 
 
+def test_a_connection_that_was_given_up_is_not_used_again(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """The body of a 404 for which there is a better sentence is not waited for: the next request is on a connection of its own."""
+    upstream.script = chain(raw(head_bytes(404, [("Content-Length", "6")])), stall(0.5), raw(b"poison"))
+    assert send(proxy, "/v1/responses").status == 404
+    time.sleep(0.1)  # longer than a connection rests
+    upstream.script = json_answer({"n": 1})
+    assert send(proxy).json() == {"n": 1}
+    assert [request.connection for request in upstream.requests] == [1, 2]
+    invariants(proxy, upstream, 2)
+
+
 def test_a_good_connection_is_used_again(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
     """Answers of all kinds leave a connection that serves the next request."""
     scripts = [json_answer({}), sse(STREAM), json_answer({}, 404), sse(STREAM, framing="length"), chain(early_hints(), echo)]
