@@ -7,12 +7,14 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 from werkzeug.test import EnvironBuilder
 
 from mistral_filter.errors import BodyTimeout, ClientGone, Overloaded, UpstreamError
+from mistral_filter.proxy.body import RequestBody
 from mistral_filter.proxy.budget import SMALL_BODY, Budget, Held
 from mistral_filter.proxy.call import Call, Calls, Ended, Timeouts, call_of, close_connection
 
@@ -156,6 +158,39 @@ def test_the_budget_counts_as_the_bytes_come() -> None:
 def test_one_body_of_the_largest_size_always_has_room() -> None:
     """Also where the budget is set as low as that; the byte by which a body of unknown length is found too large as well."""
     Held(Budget(body_bytes=4 * MB, max_body=4 * MB)).add(4 * MB + 1)
+
+
+class Slow:
+    """A client's body that comes in pieces of 64 KiB, *seconds* apart, on a clock of its own."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.now = seconds, 1000.0
+        self.call: Call | None = None
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def read1(self, size: int) -> bytes:
+        self.now += self.seconds
+        assert self.call is not None
+        if self.now > self.call.until:
+            self.call.overdue(self.now)
+            return b""
+        return b"x" * min(size, 65536)
+
+    read = readline = read1
+
+
+@pytest.mark.parametrize(("seconds", "in_time"), [(0.5, True), (5.0, True), (7.0, False)])
+def test_a_large_body_keeps_a_least_rate(monkeypatch: pytest.MonkeyPatch, seconds: float, in_time: bool) -> None:
+    """Beyond 1 MB so much has to come in every 12 seconds, however long it takes in all; a small one has all its time."""
+    for size, good in ((MB, True), (3 * MB, in_time)):
+        source = Slow(seconds)
+        monkeypatch.setattr("mistral_filter.proxy.body.time", source)
+        call = source.call = Call(budget=Budget(body_bytes=16 * MB, max_body=8 * MB), timeouts=Timeouts(body=3600.0))
+        body = RequestBody({**environ(), "wsgi.input": source, "CONTENT_LENGTH": str(size)}, call)
+        with nullcontext() if good else pytest.raises(BodyTimeout):
+            assert len(body.read()) == size
 
 
 @pytest.mark.parametrize(

@@ -404,6 +404,18 @@ def test_bodies_that_drip_are_refused(patient: Gunicorn, upstream: ScriptedUpstr
     serves(patient, upstream)
 
 
+def test_an_upload_may_take_longer_than_the_body_timeout(patient: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """What is streamed up has its time for each piece, not for the whole."""
+    piece, count = b"x" * 65536, 8
+    with connect(patient.port) as sock:
+        sock.sendall(f"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Length: {count * len(piece)}\r\n\r\n".encode())
+        for _ in range(count):
+            sock.sendall(piece)
+            time.sleep(0.25)
+        assert read_response(sock).status == 200
+    assert upstream.requests[0].body == piece * count
+
+
 REFUSED_UNREAD = {
     "compressed": (f"POST {CHAT}", "Content-Encoding: gzip", 415),
     "no path": ("POST /V1/chat/completions", "X-A: b", 404),

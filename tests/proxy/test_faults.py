@@ -528,7 +528,7 @@ def test_a_connection_that_the_upstream_closed_is_not_used(proxy: Gunicorn, upst
 
 
 def test_a_connection_that_was_given_up_is_not_used_again(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
-    """The body of a 404 for which there is a better sentence is not waited for: the next request is on a connection of its own."""
+    """The body of a 404 for which there is a better sentence is not waited for: the next request is on a fresh connection."""
     upstream.script = chain(raw(head_bytes(404, [("Content-Length", "6")])), stall(0.5), raw(b"poison"))
     assert send(proxy, "/v1/responses").status == 404
     time.sleep(0.1)  # longer than a connection rests

@@ -155,11 +155,16 @@ def test_a_name_is_not_asked_for_at_each_request(
 def test_an_unknown_name_is_not_remembered_for_long(
     start: Callable[[], Gunicorn], resolver: Resolver, upstream: ScriptedUpstream
 ) -> None:
-    """L2: 502 where there is no such name, and not the 504 of the connect timeout; served after there is."""
+    """L2: 502 where there is no such name, and not the 504 of the connect timeout; served after there is.
+
+    The client is told which host and setting, and not to try again: SDKs obey ``x-should-retry``.
+    """
     resolver.know_nothing()
     with start() as server:
         response = post(server)
         assert (response.status, response.json()["error"]["code"]) == (502, "upstream_dns")
+        assert response.header("x-should-retry") == "false"
+        assert "MISTRAL_FILTER_UPSTREAM" in response.json()["error"]["message"]
         resolver.answer("127.0.0.1")
         eventually(lambda: post(server).status == 200, "the name to be resolved")
 
