@@ -430,6 +430,13 @@ def test_a_body_counts_until_the_upstream_has_it(tight: Gunicorn, upstream: Scri
         assert (list(pieces), answer.complete) == ([], True)
 
 
+@pytest.mark.parametrize("worker", ["gevent"])
+def test_an_upload_counts_for_nothing(tight: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """It is held by nobody, so that one of twice the budget is passed on."""
+    assert ask(tight.port, "POST", "/v1/files", b"x" * 3 * LARGE, [KEY]).status == 200
+    assert len(upstream.requests[0].body) == 3 * LARGE
+
+
 @pytest.mark.parametrize(("worker", "name"), [end for end in ENDS if end[0] == "gevent"])
 def test_every_end_gives_its_bytes_back(tight: Gunicorn, upstream: ScriptedUpstream, name: str) -> None:
     """M6: whatever way requests of 3 MB end, one of 3 MB is served afterwards, and the budget still holds."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import io
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -160,6 +162,27 @@ def test_one_body_of_the_largest_size_always_has_room() -> None:
     Held(Budget(body_bytes=4 * MB, max_body=4 * MB)).add(4 * MB + 1)
 
 
+def test_a_silent_client_is_not_lingered_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a 408 the socket is shut for reading and never waits: a second without a byte ends the lingering all the same."""
+    clock = SimpleNamespace(
+        now=0.0, monotonic=lambda: clock.now, sleep=lambda seconds: setattr(clock, "now", clock.now + seconds)
+    )
+    monkeypatch.setattr("mistral_filter.proxy.call.time", clock)
+
+    def refuse(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        call_of(environ).client_shut = True
+        return answering(environ, start_response)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
+        client, _ = listener.accept()
+        with client:
+            client.shutdown(socket.SHUT_RD)
+            response = Calls(refuse)({**environ(), "gunicorn.socket": client}, ignore)
+            list(response)
+            response.close()  # type: ignore[attr-defined]
+    assert 0 < clock.now < 2
+
+
 class Slow:
     """A client's body that comes in pieces of 64 KiB, *seconds* apart, on a clock of its own."""
 
@@ -211,6 +234,29 @@ def test_the_reason_is_what_the_call_waited_for(wait: Callable[[Call], None], er
     with pytest.raises(error) as caught:
         call.check()
     assert caught.value.code == code  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("wait", [Call.waits_for_upstream, Call.waits_to_connect])
+def test_a_client_that_left_before_is_gone_at_the_next_wait(wait: Callable[[Call, float], None]) -> None:
+    """While its body is read, a client that leaves is told by the body; if that was whole, nobody is asked for an answer."""
+    call = Call()
+    call.waits_for_body(1e12)
+    call.client_left(0.0)
+    assert call.reason is None
+    wait(call, 1e12)
+    with pytest.raises(ClientGone):
+        call.check()
+
+
+def test_a_connection_made_too_late_is_ended() -> None:
+    """The watcher can end a call in the instant in which it gets a connection: nothing would end that wait any more."""
+    call = Call(timeouts=Timeouts(total=0.0))
+    call.overdue(1e12)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.settimeout(10)
+        call.attach(ours)
+        assert theirs.recv(1) == b""
 
 
 FIRST_CALLS = """

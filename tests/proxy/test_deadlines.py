@@ -781,7 +781,7 @@ def test_bytes_that_nobody_asked_for_reach_nobody(patient: Gunicorn, upstream: S
         with connect(patient.port) as sock:
             for turn in range(60):
                 body = {**BODY, "model": f"{number}-{turn}", "stream": turn % 3 == 0}
-                sock.sendall(build_request("POST", CHAT, body))
+                sock.sendall(build_request("POST", CHAT, body, [("Authorization", f"Bearer caller-{number}")]))
                 assert read_response(sock).json() == {"model": f"{number}-{turn}"}
 
     with ThreadPoolExecutor(4) as pool:

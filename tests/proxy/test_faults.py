@@ -527,10 +527,18 @@ def test_a_connection_that_the_upstream_closed_is_not_used(proxy: Gunicorn, upst
     invariants(proxy, upstream, 3)
 
 
-def test_a_connection_that_was_given_up_is_not_used_again(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
-    """The body of a 404 for which there is a better sentence is not waited for: the next request is on a fresh connection."""
-    upstream.script = chain(raw(head_bytes(404, [("Content-Length", "6")])), stall(0.5), raw(b"poison"))
-    assert send(proxy, "/v1/responses").status == 404
+GIVEN_UP: dict[str, tuple[str, list[tuple[str, str]], bytes]] = {
+    "a 404 for which there is a better sentence": ("/v1/responses", [("Content-Length", "6")], b""),
+    "an answer that closes": (CHAT, [("Content-Length", "2"), ("Connection", "x, Close")], b"{}"),
+}
+
+
+@pytest.mark.parametrize("case", GIVEN_UP)
+def test_a_connection_that_was_given_up_is_not_used_again(proxy: Gunicorn, upstream: ScriptedUpstream, case: str) -> None:
+    """Its body was not waited for, or it was said to end and does not yet: the next request is on a fresh connection."""
+    target, headers, body = GIVEN_UP[case]
+    upstream.script = chain(raw(head_bytes(200 if body else 404, headers) + body), stall(0.5), raw(b"poison"))
+    assert send(proxy, target).status == (200 if body else 404)
     time.sleep(0.1)  # longer than a connection rests
     upstream.script = json_answer({"n": 1})
     assert send(proxy).json() == {"n": 1}
@@ -941,6 +949,16 @@ def test_bytes_after_an_answer_are_nobodys_answer(proxy: Gunicorn, upstream: Scr
         invariants(proxy, upstream, 1)
 
 
+def test_a_late_second_answer_is_not_the_next_one(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """A connection rests before it serves again: bytes that come a moment after an answer are seen before the next request."""
+    late = chain(json_answer({"n": 1}), stall(0.02), raw(POISON))
+    for _ in range(5):
+        upstream.script = in_turn(late, json_answer({"n": 2}))
+        assert send(proxy).json() == {"n": 1}
+        assert send(proxy).json() == {"n": 2}
+    invariants(proxy, upstream, 10)
+
+
 SLOW = [
     Fault("E2 no byte", stall(60), 504, "upstream_timeout"),
     Fault("E2 half a head", chain(raw(b"HTTP/1.1 200 OK\r\nContent-"), stall(60)), 504, "upstream_timeout"),
@@ -978,11 +996,14 @@ def test_an_answer_may_take_longer_than_the_read_timeout(
 
 def test_an_early_refusal_comes_through(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
     """E13: a 413 that the upstream sends while the body is still on its way, then a reset: the caller sees the 413."""
-    upstream.script = early(json_answer({"message": "too large"}, 413))
+    upstream.script = early(chain(json_answer({"message": "too large"}, 413), stall(0.5)))
     body = chat(messages=[{"role": "user", "content": "x" * 20_000_000}])
     response = ask(proxy.port, "POST", CHAT, body, [ORIGIN, KEY])
     assert (response.status, response.json()["message"]) == (413, "too large")
-    invariants(proxy, upstream, 1)
+    time.sleep(0.1)  # longer than a connection rests; of this one the upstream may still expect the rest of the body
+    upstream.script = json_answer({"n": 1})
+    assert send(proxy).json() == {"n": 1}
+    invariants(proxy, upstream, 2)
 
 
 # ------------------------------------------------------------------------------------------------------- F. streams
