@@ -198,6 +198,15 @@ def test_addresses_are_tried_in_turn(start: Callable[[], Gunicorn], resolver: Re
         eventually(lambda: post(server).status == 200, "the new address")
 
 
+def test_a_silent_address_leaves_time_for_the_next(
+    start: Callable[[], Gunicorn], resolver: Resolver, upstream: ScriptedUpstream
+) -> None:
+    """L2: an address that does not answer takes its share of the connect timeout, and the request is served by the next one."""
+    resolver.answer("127.0.0.2", "127.0.0.1")
+    with full_backlog("127.0.0.2", upstream.port), start() as server:
+        assert post(server).status == 200
+
+
 def test_the_connect_timeout_is_for_all_addresses_together(
     gunicorn_server: Start, resolver: Resolver, upstream: ScriptedUpstream
 ) -> None:
