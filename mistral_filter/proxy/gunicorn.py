@@ -240,9 +240,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
             if self.nr >= self.max_requests and self.alive:
                 self.log.info("Autorestarting worker after current request.")
                 self.alive = False
-            if not self.alive or not self.cfg.keepalive:
-                response.force_close()
             pieces = self.wsgi(environ, response.start_response)
+            if not self.alive or not self.cfg.keepalive:  # it may have been told to stop meanwhile
+                response.force_close()
             try:
                 for piece in pieces:
                     response.write(piece)

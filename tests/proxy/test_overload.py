@@ -409,6 +409,17 @@ def test_a_request_on_its_way_to_a_worker_that_stops_is_served(own: Callable[...
         assert server.process.returncode == 0
 
 
+@pytest.mark.parametrize("arguments", [()], ids=["gevent"])
+def test_the_last_answer_of_a_worker_that_stops_says_so(own: Callable[..., Gunicorn], upstream: ScriptedUpstream) -> None:
+    """Also to a request that came before: a client that kept the connection would lose its next request."""
+    with own() as server, held(server, upstream, 1) as finish:
+        upstream.wait(1)
+        os.kill(server.pid, signal.SIGTERM)
+        eventually(lambda: refuses(server.port), "the worker to stop")
+        (answer,) = finish()
+        assert (answer.status, answer.header("Connection")) == (200, "close")
+
+
 def test_a_killed_worker_is_replaced(narrow: Gunicorn, upstream: ScriptedUpstream) -> None:
     """H5: SIGKILL in mid-stream: broken framing for the client, and a new worker serves the next request."""
     upstream.script = {"long": two_events(threading.Event())}
