@@ -7,6 +7,7 @@ import io
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ import pytest
 from werkzeug.test import EnvironBuilder
 
 from mistral_filter.errors import BodyTimeout, ClientGone, Overloaded, UpstreamError
+from mistral_filter.proxy import sockets
 from mistral_filter.proxy.body import RequestBody
 from mistral_filter.proxy.budget import SMALL_BODY, Budget, Held
 from mistral_filter.proxy.call import Call, Calls, Ended, Timeouts, call_of, close_connection
@@ -257,6 +259,27 @@ def test_a_connection_made_too_late_is_ended() -> None:
         theirs.settimeout(10)
         call.attach(ours)
         assert theirs.recv(1) == b""
+
+
+def test_the_watcher_goes_on_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could not be started for the first call; then something it does fails: it still looks after what comes later."""
+    looked = threading.Event()
+
+    def fails(_: object) -> bool:
+        raise RuntimeError
+
+    def look(_: float) -> bool:
+        looked.set()
+        return False
+
+    monkeypatch.setattr(sockets, "_own", {})
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fails)
+        with pytest.raises(RuntimeError):
+            sockets.watch(Call())
+    sockets.every_interval(fails)
+    sockets.every_interval(look)
+    assert looked.wait(10)
 
 
 FIRST_CALLS = """

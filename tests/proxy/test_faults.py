@@ -631,6 +631,9 @@ BAD_ANSWERS = [
     Fault(
         "E11 150 headers", ok(b"\n".join(b"X-%d: 1" % n for n in range(150)) + b"\nContent-Length: 8"), code="upstream_protocol"
     ),
+    Fault(
+        "E11 a head without end", chain(raw(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 30_000), stall(100)), code="upstream_protocol"
+    ),
     Fault("E11 HTTP/0.9", raw(b"hello there\r\n"), code="upstream_protocol"),
     Fault("E11 HTML without a head", raw(b"<html>\r\n\r\n"), code="upstream_protocol"),
     Fault("E11 FOO", answer(b"FOO 200 OK\nContent-Length: 8"), code="upstream_protocol"),
@@ -882,6 +885,15 @@ def test_a_length_beyond_all_lengths_is_refused(proxy: Gunicorn, upstream: Scrip
     upstream.script = raw(head_bytes(200, [("Content-Type", "application/json"), ("Content-Length", "1" * 5000)]) + b"{}")
     refused(send(proxy), 502, "upstream_protocol")
     invariants(proxy, upstream, 1)
+
+
+def test_an_upload_beyond_all_lengths_is_refused(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """Its length cannot be passed on as it is."""
+    with connect(proxy.port) as sock:
+        head = f"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Length: {10**30}\r\n"
+        sock.sendall(f"{head}{': '.join(ORIGIN)}\r\n\r\n".encode())
+        refused(read_response(sock), 400, "bad_content_length")
+    invariants(proxy, upstream, 0)
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/json"])
