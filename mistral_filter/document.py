@@ -18,6 +18,7 @@ from mistral_filter.changes import Action, Change, Loss
 from mistral_filter.errors import MAX_DEPTH, TooComplex
 from mistral_filter.parsing import check_depth, may_be_deep, may_have_more_commas, survey
 from mistral_filter.parts import MEMBER_BYTES, NEW_BYTES, OBJECT_BYTES, SMALL, Array, Object, Part, Position
+from mistral_filter.plain import Plain
 from mistral_filter.rawjson import Node
 
 __all__ = ["BUDGET", "REPEATED", "ROOM", "ROOM_FOR_EACH_BYTE", "Document"]
@@ -54,14 +55,20 @@ _decode_array = msgspec.json.Decoder(list[Raw]).decode
 class Document:
     """One request body: its top level, what has been changed, and what is left of the budget."""
 
-    __slots__ = ("_body", "_crowded", "_deep", "_left", "_room", "_templates", "_unopened", "changes")
+    __slots__ = ("_body", "_crowded", "_deep", "_left", "_room", "_templates", "_unopened", "changes", "plain")
 
-    def __init__(self, body: bytes) -> None:
-        """*body* need not have been parsed yet. Raises TooComplex when its top level has more than BUDGET members."""
+    def __init__(self, body: bytes, plain: Plain | None = None) -> None:
+        """*body* need not have been parsed yet; *plain* is what is known of it.
+
+        Raises TooComplex when its top level has more than BUDGET members.
+        """
         self.changes: list[Change] = []
+        self.plain = plain and plain.messages
         self._left = BUDGET
         self._room = ROOM + ROOM_FOR_EACH_BYTE * len(body)
         self._crowded = False
+        if plain:
+            body = plain.rest  # a plain conversation is not deep, and has too few messages to be too complex
         if len(body) > SMALL:
             most = min(BUDGET, self._room // _NAMED_BYTES)
             self._crowded = self._survey(body, None, _NAMED_BYTES) > most

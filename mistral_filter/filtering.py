@@ -26,6 +26,8 @@ from mistral_filter.media import LEAST, Media, put_aside
 from mistral_filter.models import aliases_of
 from mistral_filter.parsing import parse_with_surrogates
 from mistral_filter.parts import Object, encode
+from mistral_filter.plain import LEAST as LEAST_PLAIN
+from mistral_filter.plain import read_plain
 from mistral_filter.rawjson import encode as encode_text
 from mistral_filter.surrogates import Surrogates
 from mistral_filter.toolnames import ToolNames
@@ -138,6 +140,10 @@ def _opened(body: bytes) -> _Request:
 
 
 def _read(body: bytes, media: Media | None, text: bytes) -> _Request:
+    plain = read_plain(text) if len(text) >= LEAST_PLAIN else None
+    if plain is not None:
+        document = Document(text, plain)
+        return _Request(body, media, None, document, document.top(plain.fields, text))
     document = Document(text)
     top, hidden = parse_with_surrogates(text)
     return _Request(body, media, hidden, document, document.top(top, hidden.body if hidden else text))

@@ -149,7 +149,7 @@ class Judge:
 
     def _inside(self, part: Object, name: str, known: fields.Node) -> None:
         value = part.fields[name]
-        if _is_conversation(known) and isinstance(value, Raw) and is_plain(value):
+        if _is_conversation(known) and isinstance(value, Raw) and (value is part.document.plain or is_plain(value)):
             part.document.is_flat(value)
             return
         child = part.part(name)

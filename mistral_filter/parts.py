@@ -45,6 +45,8 @@ class Opener(Protocol):
     """The document that parts belong to."""
 
     changes: list[Change]
+    plain: Raw | None
+    """A conversation that is known to be plain."""
 
     def note(self, action: Action, path: str, reason: str, loss: Loss = "none", to: str | None = None) -> None:
         """Notes a change."""

@@ -70,6 +70,10 @@ def importers(*roots: str) -> set[str]:
 
 
 UPSTREAM = {f"mistral_filter/proxy/upstream/{name}.py" for name in ("__init__", "transport")}
+GUNICORN = {
+    f"mistral_filter/proxy/{name}.py"
+    for name in ("gunicorn/logger", "gunicorn/messages", "gunicorn/refusing", "gunicorn/worker", "serve")
+}
 FLASK = {
     f"mistral_filter/{name}.py"
     for name in ("flask", "proxy/app", "proxy/forward", "proxy/page/__init__", "proxy/reply", "proxy/view")
@@ -83,8 +87,8 @@ FLASK = {
         (("requests",), UPSTREAM),
         (("urllib3",), set()),
         (("flask_cors",), {"mistral_filter/proxy/app.py"}),
-        (("gevent",), {"mistral_filter/proxy/gunicorn.py", "mistral_filter/proxy/sockets.py"}),
-        (("gunicorn",), {"mistral_filter/proxy/gunicorn.py", "mistral_filter/proxy/serve.py"}),
+        (("gevent",), {"mistral_filter/proxy/gunicorn/worker.py", "mistral_filter/proxy/sockets.py"}),
+        (("gunicorn",), GUNICORN),
         (("click",), {f"mistral_filter/command/{name}.py" for name in ("__init__", "check", "explain", "serve")}),
         (("prometheus_client",), {"mistral_filter/proxy/metrics.py"}),
     ],

@@ -148,9 +148,9 @@ def test_the_bounds_are_documented() -> None:
     from inspect import signature
 
     from mistral_filter import changes, document, explain, middleware, models, toolnames
-    from mistral_filter.proxy import budget, call, learning, logs, patience, reply, stderr, view
+    from mistral_filter.proxy import budget, learning, lingering, logs, patience, reply, stderr, view
     from mistral_filter.proxy.answers import events
-    from mistral_filter.proxy.upstream import addresses, head, sessions, transport, wire
+    from mistral_filter.proxy.upstream import addresses, head, idle, sessions, wire
 
     text = (ROOT / "docs" / "how-it-works.md").read_text("utf-8").partition("## Bounds")[2]
     learned = signature(learning.Learned).parameters
@@ -163,12 +163,12 @@ def test_the_bounds_are_documented() -> None:
         f"bodies up to {budget.SMALL_BODY >> 20} MB",
         f"{patience.MOST_TRIES} tries",
         f"{wire._MAX_HEAD >> 10} KiB, {head._MAX_LINE >> 10} KiB a line, {head.MAX_FIELDS} fields, {wire._MAX_INTERIM} interim",
-        f"one for {transport._KEPT_SECONDS:g} s, up to {transport._MOST_IDLE} for {transport._IDLE_SECONDS:g} s",
+        f"one for {idle._KEPT_SECONDS:g} s, up to {idle._MOST_IDLE} for {idle._IDLE_SECONDS:g} s",
         f"{sessions._MOST} callers, ten minutes each",
         f"remembered for {addresses._FRESH_SECONDS:g} s, for {addresses._OLD_SECONDS / 60:g} minutes while",
         f"{reply._WHOLE_TO_REWRITE >> 20} MiB of JSON",
         f"{logs._CHANGES_BYTES} in a log line",
-        f"{call._LINGER_BYTES >> 20} MB, {call._LINGER_SECONDS:g} s, {call._LINGER_SILENCE_SECONDS:g} s of silence",
+        f"{lingering._BYTES >> 20} MB, {lingering._SECONDS:g} s, {lingering._SILENCE_SECONDS:g} s of silence",
         f"{events.MAX_EVENT >> 20} MiB an event",
         f"a body of {view.MAX_EXPLAIN >> 10} KB; {explain.MOST_CHANGES} changes",
         f"{changes.MAX_HEADER:,} bytes in the header",
@@ -176,7 +176,7 @@ def test_the_bounds_are_documented() -> None:
         f"{learned['size'].default} fields, an hour each",
     ):
         assert words in text
-    assert (learned["seconds"].default, sessions._SECONDS, transport._KEPT) == (3600, 600, 1)
+    assert (learned["seconds"].default, sessions._SECONDS, idle._KEPT) == (3600, 600, 1)
     keywords = (ROOT / "docs" / "embedding.md").read_text("utf-8")
     assert f"| `max_body` | {middleware.MAX_BODY >> 20} MiB |" in keywords
 

@@ -16,7 +16,8 @@ from mistral_filter.filtering import Learnt
 from mistral_filter.flask import FilterRefusal, init_app
 from mistral_filter.paths import locate
 from mistral_filter.proxy.budget import Budget
-from mistral_filter.proxy.call import Calls, Timeouts, call_of
+from mistral_filter.proxy.call import Timeouts, call_of
+from mistral_filter.proxy.calls import Calls
 from mistral_filter.proxy.cors import EXPOSED_HEADERS, origin_patterns
 from mistral_filter.proxy.forward import Forwarder, credentials_of
 from mistral_filter.proxy.learning import Learned

@@ -1,21 +1,17 @@
 """One request's life in one object: when it began, what it waits for, what it holds, how it ended.
 
-``Calls`` is the outermost wrapper of the application. It makes the Call, which every room finds with ``call_of(environ)``, and
-closes it exactly once: when the server closes the response, when the application raises, or when the response is thrown away.
+``calls`` makes the Call, which every room finds with ``call_of(environ)``, and closes it exactly once.
 
 A Call knows nothing of its environ, and neither keeps an exception: a request is freed the moment it is over.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import socket
-import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mistral_filter.errors import BodyTimeout, ClientGone, MistralFilterError, UpstreamError
@@ -24,23 +20,15 @@ from mistral_filter.proxy.body import RequestBody
 from mistral_filter.proxy.budget import Budget, Held
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import WSGIEnvironment
 
-__all__ = ["Call", "Calls", "Ended", "Timeouts", "call_of", "close_connection", "has_call", "note_outcome"]
+__all__ = ["KEY", "NO_TIMEOUTS", "Call", "Timeouts", "call_of", "has_call", "note_outcome"]
 
-_KEY = "mistral_filter.call"
+KEY = "mistral_filter.call"
+"""Where in an environ its Call is."""
 
 _LAST_WORDS_SECONDS = 1.0
 """For the client to read what it is being sent when everything else about its call is over."""
-
-_LINGER_BYTES = 64 * 1024 * 1024
-_LINGER_SECONDS = 10.0
-_LINGER_SILENCE_SECONDS = 1.0
-_LINGER_LOOK_SECONDS = 0.05
-_PIECE = 65536
-
-close_connection: ContextVar[Callable[[], None] | None] = ContextVar("close_connection", default=None)
-"""Has the server close the client's connection after the response, where the server offers that (see ``proxy/gunicorn.py``)."""
 
 
 class Timeouts(NamedTuple):
@@ -279,171 +267,20 @@ class Call:
 
 def call_of(environ: WSGIEnvironment) -> Call:
     """The call that *environ* belongs to: the one that Calls made, or an unlimited one where no Calls is in front."""
-    call = environ.get(_KEY)
+    call = environ.get(KEY)
     if call is None:
-        call = environ[_KEY] = Call(environ.get("gunicorn.socket"))
+        call = environ[KEY] = Call(environ.get("gunicorn.socket"))
     assert isinstance(call, Call)
     return call
 
 
 def has_call(environ: WSGIEnvironment) -> bool:
     """Whether a call was made of *environ* already."""
-    return _KEY in environ
-
-
-class Ended(NamedTuple):
-    """What is known of a request when it is over."""
-
-    environ: WSGIEnvironment
-    method: str
-    path: str
-    """As it came: inner applications may change it in the environ."""
-    status: int
-    headers: list[tuple[str, str]]
-    sent: int
-    """Bytes of the response's body that the server was given."""
-    seconds: float
-    ended: str
-    """``ok``, ``error`` or an error code."""
-    waited: float = 0.0
-    """Seconds of these in which the call waited to be sent again."""
-
-
-class Calls:
-    """Makes a Call of every request to *app* and tells *report* how it ended; put outermost.
-
-    *report* must not raise. *budget* and *timeouts* are those of all calls of this process.
-    """
-
-    def __init__(
-        self,
-        app: WSGIApplication,
-        *,
-        report: Callable[[Ended], None] = lambda ended: None,
-        budget: Budget | None = None,
-        timeouts: Timeouts = NO_TIMEOUTS,
-    ) -> None:
-        self._app, self._report, self._budget, self._timeouts = app, report, budget or Budget(), timeouts
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Serves one request."""
-        call = environ[_KEY] = Call(environ.get("gunicorn.socket"), budget=self._budget, timeouts=self._timeouts)
-        call.body = environ["wsgi.input"] = RequestBody(environ, call)
-        environ["mistral_filter.lingers"] = call.client is not None
-        response = _Response(environ, start_response, call, self._report)
-        try:
-            sockets.watch(call)
-            response.body = self._app(environ, response.start)
-            response.pieces = iter(response.body)
-        except BaseException:
-            response.failed()
-            response.close()
-            raise
-        return response
-
-
-class _Response:
-    """The response on its way to the server, and what is counted of it."""
-
-    body: Iterable[bytes] = ()
-    pieces: Iterator[bytes]
-
-    def __init__(
-        self, environ: WSGIEnvironment, start_response: StartResponse, call: Call, report: Callable[[Ended], None]
-    ) -> None:
-        self._environ, self._start_response, self._call, self._report = environ, start_response, call, report
-        self._method, self._path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
-        self._headers: list[tuple[str, str]] = []
-        # what holds if the server never asks: no status, and no client there to read
-        self._status, self._sent, self._ended, self._closed = "500", 0, "client_gone", False
-
-    def start(self, status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Callable[[bytes], object]:
-        """The application's start_response."""
-        body = self._call.body
-        if body is not None and body.unread and (close := close_connection.get()) is not None:
-            close()  # else the server would read the rest, however long, before it serves the next request
-        write = self._start_response(status, headers, *exc_info)
-        self._status, self._headers = status, headers
-        return write
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        call = self._call
-        call.works()
-        try:
-            piece = next(self.pieces)
-        except StopIteration:
-            self._ended = "ok"
-            call.waits_for_client()  # the server sends the end, or all of it
-            raise
-        except BaseException:
-            self.failed()
-            raise
-        self._sent += len(piece)
-        call.waits_for_client()
-        return piece
-
-    def failed(self) -> None:
-        """The application raised."""
-        self._ended = "error"
-        if not (self._sent or self._closed):
-            self._status = "500"  # nothing is sent before the first piece: the server answers by itself
-
-    def close(self) -> None:
-        """Ends the call; the server calls it when the response is sent or given up."""
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            if hasattr(self.body, "close"):
-                self.body.close()
-        except BaseException:
-            self.failed()
-            raise
-        finally:
-            call, environ = self._call, self._environ
-            call.close()
-            seconds = time.monotonic() - call.began
-            ended = call.outcome or (call.reason if self._ended == "client_gone" else None) or self._ended
-            status = int(self._status[:3])
-            self._report(Ended(environ, self._method, self._path, status, self._headers, self._sent, seconds, ended, call.waited))
-            if call.body is not None and call.body.unread and self._ended == "ok":
-                _linger(call)
-            call.body = None  # each holds the other
-
-    __del__ = close
-
-
-def _linger(call: Call) -> None:
-    """Reads away what a client still sends after its response, within bounds: closing at once could cost it the response."""
-    client = call.client
-    if client is None:
-        return
-    sockets.shut_down(client, socket.SHUT_WR)
-    left, now = _LINGER_BYTES, time.monotonic()
-    end, silent = now + _LINGER_SECONDS, now + _LINGER_SILENCE_SECONDS
-    with contextlib.suppress(OSError, ValueError):
-        # a socket that was shut down for reading never waits, and does not tell an end from a silence
-        client.settimeout(0 if call.client_shut else _LINGER_SILENCE_SECONDS)
-        while left > 0 and now < end and now < silent:
-            try:
-                piece = client.recv(_PIECE)
-            except (BlockingIOError, ssl.SSLWantReadError):
-                piece = b""
-            now = time.monotonic()
-            if piece:
-                left, silent = left - len(piece), now + _LINGER_SILENCE_SECONDS
-                sockets.let_others_run()
-            elif call.client_shut:
-                time.sleep(_LINGER_LOOK_SECONDS)
-            else:
-                return
+    return KEY in environ
 
 
 def note_outcome(environ: WSGIEnvironment, error: MistralFilterError) -> None:
     """Says for the log that the request in *environ* ended with *error*, unless it is known already how it ended."""
-    call = environ.get(_KEY)
+    call = environ.get(KEY)
     if isinstance(call, Call) and call.outcome is None:
         call.outcome = error.code

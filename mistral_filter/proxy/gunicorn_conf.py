@@ -2,15 +2,16 @@
 
 import os
 
-from mistral_filter.proxy.gunicorn import (  # noqa: F401
-    Logger,
+from mistral_filter.proxy.gunicorn.hooks import (  # noqa: F401
     on_exit,
     on_starting,
     post_request,
     post_worker_init,
-    pre_request,
+    pre_fork,
     ssl_context,
 )
+from mistral_filter.proxy.gunicorn.logger import Logger
+from mistral_filter.proxy.gunicorn.refusing import pre_request  # noqa: F401
 
 bind = f"0.0.0.0:{os.environ.get('PORT') or '8000'}"
 workers = int(os.environ.get("WEB_CONCURRENCY") or "2")

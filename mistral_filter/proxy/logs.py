@@ -27,7 +27,7 @@ from mistral_filter.changes import MOST_CHANGES, Action, Change, Loss, as_header
 from mistral_filter.errors import CODES
 from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, Array, Node, Object, Tagged
 from mistral_filter.paths import locate
-from mistral_filter.proxy.call import Ended
+from mistral_filter.proxy.calls import Ended
 from mistral_filter.proxy.stderr import MAX_LINE, one_line, stderr_handler
 
 if TYPE_CHECKING:

@@ -149,6 +149,8 @@ def reset(client: Any) -> None:
 
     gunicorn's threads and sync workers end a connection before they close it, which looks clean whatever follows. So the
     connection is taken away from the socket, which is left with one that never was connected.
+
+    Over a Unix socket the client sees an end: on Linux only what was sent to this side and never read makes that a reset.
     """
     if client is not None:
         with contextlib.suppress(OSError, ValueError):

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from mistral_filter import document, filter_body
+from mistral_filter import document, filter_body, filtering
 from mistral_filter.document import BUDGET, ROOM, ROOM_FOR_EACH_BYTE, Document
-from mistral_filter.errors import TooComplex, TooDeep
+from mistral_filter.errors import MistralFilterError, TooComplex, TooDeep
 from mistral_filter.parsing import check_depth, parse, survey
 from mistral_filter.parts import Array, Object, encode
-from mistral_filter.plain import is_plain
+from mistral_filter.plain import is_plain, read_plain
 from mistral_filter.surrogates import Surrogates
 
 USER = b'{"role":"user","content":"Hi"}'
@@ -169,6 +169,58 @@ def test_plain_is_what_most_requests_are() -> None:
     )
     assert not is_plain(Raw(b'[{"role":"user","content":"Hi","content":"Ho"}]'))
     assert not is_plain(Raw(b'[{"role": "user","content": "Hi","role":"user"}]'))
+
+
+PLAIN = b'[{"role":"user","content":"Hi \xc3\xa9"},{"role":"assistant","content":"A"},{"role":"user","content":"B"}]'
+WORD = b'"\xee\x80\x82"'
+
+
+@pytest.mark.parametrize(
+    ("body", "in_pieces"),
+    [
+        (b'{"model":"m","messages":%b,"logit_bias":{}}', True),
+        (b'{"messages": %b, "model": "m"}', True),
+        (b'{"messages":%b}', True),
+        (b'{"messages":%b,"tools":[{"type":"function","function":{"name":"f"}}],"stop":["a"]}', True),
+        (b'{"mess\\u0061ges":1,"messages":%b}', True),  # repeated: the last one counts
+        (b'{"messages":%b,"mess\\u0061ges":1}', False),
+        (b'{"messages":%b,"messages":' + WORD + b"}", False),
+        (b'{"user":' + WORD + b',"messages":%b}', False),
+        (b'{"messages":%b,"messages":null}', False),
+        (b'{"messages":[],"messages":%b}', False),
+        (b'{"metadata":{"messages":%b},"messages":[{"role":"user","content":"x","name":"y"}]}', False),
+        (b'{"metadata":{"messages":%b}}', False),
+        (b'{"a\\"messages":%b}', False),
+        (b'{"user":"\\"messages\\":","messages":%b}', True),
+        (b'{"messages":%b,"user":"\\"}]"}', False),
+        (b'{"messages":%b,"user":"\\ud83d"}', False),  # half an emoji
+        (b'{"messages":%b,"user":"\xff"}', False),
+        (b'{"messages":%b,}', False),
+        (b'{"messages":%b,"logit_bias":' + b"[" * 300 + b"]" * 300 + b"}", True),  # too deep, which is seen later
+        (b'["messages":%b]', False),
+        (b'"messages":%b', False),
+        (b'{"messages":[%b]}', False),
+        (b'{"messages":%b,"user":"' + b"x" * 5000 + b'"}', False),
+    ],
+)
+@pytest.mark.parametrize("conversation", [PLAIN, PLAIN.replace(b"\xa9", b"?"), PLAIN.replace(b"user", b"tool"), b"[]", b'""'])
+def test_reading_in_pieces_comes_to_the_same(
+    body: bytes, in_pieces: bool, conversation: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long body with a plain conversation is read in two pieces: what comes of it, also the error, is as if read as a whole."""
+    body = body.replace(b"%b", conversation)
+    assert (read_plain(body) is not None) == (in_pieces and conversation is PLAIN), "the way that is tested is taken"
+    monkeypatch.setattr(filtering, "LEAST_PLAIN", len(body) + 1)
+    as_a_whole = outcome(body)
+    monkeypatch.setattr(filtering, "LEAST_PLAIN", 0)
+    assert outcome(body) == as_a_whole
+
+
+def outcome(body: bytes) -> object:
+    try:
+        return filter_body(body)
+    except MistralFilterError as error:
+        return type(error), str(error), error.body()
 
 
 # ---------------------------------------------------------------------------------------------------------------- the budget

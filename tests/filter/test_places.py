@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import records
@@ -14,7 +15,7 @@ from mistral_filter.changes import Change
 from mistral_filter.errors import MistralFilterError
 from mistral_filter.fields import ENDPOINTS
 from mistral_filter.paths import PATHS
-from mistral_filter.places import Place, locate_changes, read_path
+from mistral_filter.places import Place, Places, locate_changes, read_path
 
 RULES = [
     json.loads(line)
@@ -31,25 +32,34 @@ def value_at(value: Any, place: Place) -> Any:
     return value
 
 
-def bodies() -> list[tuple[Any, str, dict[str, Any]]]:
-    """Every body of the rules' records and of the recorded clients, with its endpoint and options."""
+class Filtered(NamedTuple):
+    given: Any
+    result: Any
+    changes: list[tuple[Change, Places]]
+
+
+def filtered_records() -> Iterator[Filtered]:
+    """Every body of the rules' records and of the recorded clients that is not refused, with the places of its changes."""
     ruled = [(rule["given"], rule.get("endpoint", "chat"), {"fields": "current", **rule.get("options", {})}) for rule in RULES]
     sent = [(record.body, BY_PATH.get(record.path.removeprefix("/v1/"), ""), {}) for record in records.load()]
-    return [(body, endpoint, options) for body, endpoint, options in [*ruled, *sent] if endpoint in ENDPOINTS]
-
-
-def test_every_change_has_a_place_in_both_bodies() -> None:
-    """Over all records: the places exist, what stays is found under its new name, and what was named is found in the original."""
-    seen = found_before = found_after = stayed = 0
-    for given, endpoint, options in bodies():
+    for given, endpoint, options in [*ruled, *sent]:
+        if endpoint not in ENDPOINTS:
+            continue
         body = json.dumps(given).encode()
         try:
             filtered = filter_body(body, endpoint, **options)
         except MistralFilterError:
             continue
-        result = json.loads(filtered.body)
-        dropped = {change.path for change in filtered.changes if change.action == "drop"}
-        for change, places in zip(filtered.changes, locate_changes(body, filtered.body, filtered.changes), strict=True):
+        places = locate_changes(body, filtered.body, filtered.changes)
+        yield Filtered(given, json.loads(filtered.body), list(zip(filtered.changes, places, strict=True)))
+
+
+def test_every_change_has_a_place_in_both_bodies() -> None:
+    """Over all records: the places exist, what stays is found under its new name, and what was named is found in the original."""
+    seen = found_before = found_after = stayed = 0
+    for given, result, changes in filtered_records():
+        dropped = {change.path for change, _ in changes if change.action == "drop"}
+        for change, places in changes:
             value_at(given, places.before)
             value_at(result, places.after)
             seen += 1
@@ -178,14 +188,8 @@ def test_long_lists_are_paired_in_their_order() -> None:
 def test_items_that_were_put_in_are_found_among_the_others() -> None:
     """Over all records: their place is that of a new item in the result, and the list in the original, wherever they stand."""
     seen = 0
-    for given, endpoint, options in bodies():
-        body = json.dumps(given).encode()
-        try:
-            filtered = filter_body(body, endpoint, **options)
-        except MistralFilterError:
-            continue
-        result = json.loads(filtered.body)
-        for change, places in zip(filtered.changes, locate_changes(body, filtered.body, filtered.changes), strict=True):
+    for given, result, changes in filtered_records():
+        for change, places in changes:
             if change.action == "insert" and change.path.endswith("]"):
                 items = value_at(given, places.before)
                 assert isinstance(items, list)

@@ -20,7 +20,9 @@ from mistral_filter.errors import BodyTimeout, ClientGone, Overloaded, UpstreamE
 from mistral_filter.proxy import sockets
 from mistral_filter.proxy.body import RequestBody
 from mistral_filter.proxy.budget import SMALL_BODY, Budget, Held
-from mistral_filter.proxy.call import Call, Calls, Ended, Timeouts, call_of, close_connection
+from mistral_filter.proxy.call import Call, Timeouts, call_of
+from mistral_filter.proxy.calls import Calls, Ended, close_connection
+from mistral_filter.proxy.lingering import linger
 
 MB = 1024 * 1024
 App = Callable[[dict[str, Any], Any], Any]
@@ -166,22 +168,15 @@ def test_one_body_of_the_largest_size_always_has_room() -> None:
 
 def test_a_silent_client_is_not_lingered_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a 408 the socket is shut for reading and never waits: a second without a byte ends the lingering all the same."""
-    clock = SimpleNamespace(
-        now=0.0, monotonic=lambda: clock.now, sleep=lambda seconds: setattr(clock, "now", clock.now + seconds)
-    )
-    monkeypatch.setattr("mistral_filter.proxy.call.time", clock)
-
-    def refuse(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-        call_of(environ).client_shut = True
-        return answering(environ, start_response)
-
+    clock = SimpleNamespace(now=0.0)
+    clock.monotonic = lambda: clock.now
+    clock.sleep = lambda seconds: setattr(clock, "now", clock.now + seconds)
+    monkeypatch.setattr("mistral_filter.proxy.lingering.time", clock)
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
         client, _ = listener.accept()
         with client:
             client.shutdown(socket.SHUT_RD)
-            response = Calls(refuse)({**environ(), "gunicorn.socket": client}, ignore)
-            list(response)
-            response.close()  # type: ignore[attr-defined]
+            linger(client, shut=True)
     assert 0 < clock.now < 2
 
 

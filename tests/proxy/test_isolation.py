@@ -214,8 +214,8 @@ def test_idle_connections_leave_room_for_new_callers(few: Gunicorn, upstream: Sc
 
 def test_so_many_idle_connections_are_kept_and_no_more(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
     """I3: beyond the bound the one that has rested longest is closed; the caller that came last keeps its own."""
-    monkeypatch.setattr("mistral_filter.proxy.upstream.transport._MOST_IDLE", 3)
-    monkeypatch.setattr("mistral_filter.proxy.upstream.transport._IDLE_SECONDS", 3600.0)
+    monkeypatch.setattr("mistral_filter.proxy.upstream.idle._MOST_IDLE", 3)
+    monkeypatch.setattr("mistral_filter.proxy.upstream.idle._IDLE_SECONDS", 3600.0)
     proxy = Upstream(upstream.url)
 
     def ask_for(caller: str) -> None:

@@ -19,7 +19,8 @@ from mistral_filter import MistralFilter
 from mistral_filter.changes import Change
 from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, Array, Object, Tagged
 from mistral_filter.proxy import logs
-from mistral_filter.proxy.call import Calls, call_of
+from mistral_filter.proxy.call import call_of
+from mistral_filter.proxy.calls import Calls
 from mistral_filter.proxy.logs import Record, RequestLog, access_path, changes_text, configure
 
 KEY, QUERY, PROMPT, PATH, HEADER = "kkCANARYkk1a2b3c4d5e6f7g8h9", "qqCANARYqq", "ppCANARYpp", "xxCANARYxx", "hhCANARYhh"

@@ -19,8 +19,9 @@ from werkzeug.test import Client
 
 from mistral_filter.changes import Change
 from mistral_filter.errors import CODES
-from mistral_filter.proxy.call import Calls, call_of
-from mistral_filter.proxy.gunicorn import on_exit, on_starting
+from mistral_filter.proxy.call import call_of
+from mistral_filter.proxy.calls import Calls
+from mistral_filter.proxy.gunicorn.hooks import on_exit, on_starting
 from mistral_filter.proxy.logs import Record, RequestLog
 from mistral_filter.proxy.metrics import OUTCOMES, create_metrics
 
@@ -214,6 +215,7 @@ def test_counts_of_another_master_stay(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     monkeypatch.setattr("resource.setrlimit", lambda *_: None)
     monkeypatch.setattr("gc.set_threshold", lambda *_: None)
+    monkeypatch.setattr("gc.freeze", lambda: None)
     server = SimpleNamespace(master_pid=7 if others else 0, reexec_pid=0, log=logging.getLogger("test"))
     for hook in (on_starting, on_exit):
         tmp_path.mkdir(exist_ok=True)

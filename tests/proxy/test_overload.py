@@ -420,6 +420,35 @@ def test_the_last_answer_of_a_worker_that_stops_says_so(own: Callable[..., Gunic
         assert (answer.status, answer.header("Connection")) == (200, "close")
 
 
+STOPPED_WHILE_FORKED = """
+import os
+import signal
+import time
+from pathlib import Path
+
+from mistral_filter.proxy.gunicorn_conf import *
+
+
+def post_fork(server, worker):
+    if Path({flag!r}).exists():
+        os.kill(os.getppid(), signal.SIGTERM)
+        while not (signal.sigpending() or server.SIG_QUEUE.qsize()):
+            time.sleep(0.01)
+"""
+
+
+def test_a_worker_that_is_told_to_stop_as_it_is_forked_stops(own: Callable[..., Gunicorn], tmp_path: Path) -> None:
+    """The signal comes before the worker has handlers: it is kept for them, and no graceful timeout passes."""
+    config, flag = tmp_path / "config.py", tmp_path / "flag"
+    config.write_text(STOPPED_WHILE_FORKED.format(flag=str(flag)))
+    with own("-c", str(config), "--graceful-timeout", "600") as server:
+        flag.touch()
+        os.kill(server.pid, signal.SIGTTIN)  # one worker more
+        server.process.wait(DEADLINE)
+        assert server.process.returncode == 0
+        assert server.log().count("Booting worker") == 2
+
+
 def test_a_killed_worker_is_replaced(narrow: Gunicorn, upstream: ScriptedUpstream) -> None:
     """H5: SIGKILL in mid-stream: broken framing for the client, and a new worker serves the next request."""
     upstream.script = {"long": two_events(threading.Event())}

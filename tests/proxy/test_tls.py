@@ -8,7 +8,9 @@ from __future__ import annotations
 import itertools
 import random
 import re
+import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -618,22 +620,28 @@ def test_a_handshake_in_a_tunnel_is_inside_the_connect_timeout(tunnelled: tuple[
 
 
 @pytest.mark.parametrize(
-    ("answer", "final"),
+    ("script", "final"),
     [
-        (b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n", True),
-        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno", True),
-        (b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", False),
-        (b"", False),
+        (raw(b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n"), True),
+        (raw(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno"), True),
+        (raw(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"), False),
+        (raw(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"), True),
+        (raw(b"HTTP/1.1 102 Processing\r\n\r\n" * 30 + b"HTTP/1.1 200 OK\r\n\r\n"), False),
+        (raw(b"HTTP/1.1 200 OK\r\n\r\nmore"), False),
+        (raw(b""), False),
+        (raw(b"HTTP/1.1 200 Conn"), False),
+        (chain(raw(b"HTTP/1.1 200 Conn"), stall(0.1), reset), False),
+        (reset, False),
     ],
-    ids=["407", "403", "503", "no answer"],
+    ids=["407", "403", "503", "100 and 403", "30 times 102", "more than 200", "no answer", "closes", "resets", "resets at once"],
 )
 def test_a_proxy_that_makes_no_tunnel_is_named(
-    gunicorn_server: Callable[..., Gunicorn], upstream: ScriptedUpstream, answer: bytes, final: bool
+    gunicorn_server: Callable[..., Gunicorn], upstream: ScriptedUpstream, script: Script, final: bool
 ) -> None:
     """The HTTP proxy is at fault: the error says its address and its setting, not the upstream's, and no credentials."""
     proxy = upstream.url.replace("//", "//user:pass%40word@")
     server = gunicorn_server(MISTRAL_FILTER_UPSTREAM="https://no-such.invalid", MISTRAL_FILTER_PROXY=proxy)
-    upstream.script = raw(answer)
+    upstream.script = script
     response = ask(server.port, "POST", "/v1/chat/completions", {"model": "m", "messages": []}, [("Authorization", "Bearer k")])
     error = error_of(response, 502)
     assert error["code"] == "upstream_unreachable"
@@ -642,6 +650,22 @@ def test_a_proxy_that_makes_no_tunnel_is_named(
     assert not any(word in error["message"] for word in ("no-such", "user", "pass", "MISTRAL_FILTER_UPSTREAM"))
     assert response.header("x-should-retry") == ("false" if final else None)
     assert [request.target for request in upstream.requests] == ["no-such.invalid:443"]
+
+
+def test_interim_answers_of_a_proxy_are_skipped(shared: Proxied, gunicorn_server: Callable[..., Gunicorn]) -> None:
+    """A 1xx before the 200 of CONNECT is no refusal (RFC 9110, 15.2), in one segment with it or before it."""
+    shared.good.clear()
+    shared.good.script = json_answer({"n": 1})
+    for interim in (b"HTTP/1.1 102 Processing\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n" * 2):
+        with Relay(shared.good.port, tunnel=True, interim=interim) as tunnel:
+            server = gunicorn_server(
+                WEB_CONCURRENCY=1,
+                MISTRAL_FILTER_CA_BUNDLE=shared.bundle,
+                MISTRAL_FILTER_PROXY=f"http://127.0.0.1:{tunnel.port}",
+                MISTRAL_FILTER_UPSTREAM="https://localhost:444",
+            )
+            response = ask(server.port, "POST", "/v1/chat/completions", {"model": "m", "messages": []})
+            assert (response.status, response.json()) == (200, {"n": 1})
 
 
 class Encrypted(Gunicorn):
@@ -676,3 +700,31 @@ def test_a_client_on_tls_reads_the_answer_to_a_body_that_stops(
                 sock.sendall(build_request("POST", path, b"x" * 1000, [("Authorization", "Bearer k")])[:-1])
                 response = read_response(sock)
             assert (response.status, response.complete) == (status, True)
+
+
+def test_what_is_no_handshake_on_tls_is_one_short_line_at_most(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+    """Plain HTTP, no trust, a reset, an end: no traceback, nothing of what came, and few lines however many come."""
+    files = ("--certfile", str(certificate[0]), "--keyfile", str(certificate[1]))
+    server = Encrypted(tmp_path, *files, WEB_CONCURRENCY=1)
+    server.trust = ssl.create_default_context(cafile=str(certificate[0]))
+    with server:
+        before = len(server.log().splitlines())
+        for number in range(40):
+            with connect(server.port) as sock:
+                if number % 4 == 0:
+                    sock.sendall(build_request("GET", "/canary"))
+                    with suppress(ConnectionResetError):
+                        while sock.recv(65536):
+                            pass
+                elif number % 4 == 1:
+                    with suppress(ssl.SSLError):
+                        ssl.create_default_context().wrap_socket(sock, server_hostname="127.0.0.1").close()
+                elif number % 4 == 2:
+                    sock.sendall(b"\x16")
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert server._ready()
+        new = server.log().splitlines()[before:]
+    lines = [line for line in new if "path=/health" not in line]
+    assert 1 <= len(lines) <= 20, "\n".join(lines)
+    assert all("A client's TLS handshake failed." in line for line in lines), "\n".join(lines)
+    assert "canary" not in "".join(lines)

@@ -130,7 +130,7 @@ class Relay:
     *size* bytes and then *gap* seconds of rest are one TCP segment of what comes back. A TLS record that is longer than *cut*
     bytes is passed on by half, and nothing after it; with *rest* it is finished after so many seconds. A record that is
     longer than *garble* bytes gets another last byte. With *tunnel* it is an HTTP proxy that accepts CONNECT and connects to
-    *port*, whatever the host.
+    *port*, whatever the host; it answers *interim* first.
     """
 
     def __init__(
@@ -143,8 +143,9 @@ class Relay:
         rest: float | None = None,
         garble: int | None = None,
         tunnel: bool = False,
+        interim: bytes = b"",
     ) -> None:
-        self._target = port
+        self._target, self._interim = port, interim
         self.heads: list[bytes] = []
         """What the clients of a tunnel sent before it was open."""
         self._size, self._gap, self._cut, self._rest, self._garble, self._tunnel = size, gap, cut, rest, garble, tunnel
@@ -214,7 +215,7 @@ class Relay:
         while not head.endswith(b"\r\n\r\n") and (byte := client.recv(1)):
             head += byte
         self.heads.append(head)
-        client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        client.sendall(self._interim + b"HTTP/1.1 200 Connection established\r\n\r\n")
 
     def _back(self, source: socket.socket) -> Iterator[bytes]:
         """What comes back, as it is to be sent."""

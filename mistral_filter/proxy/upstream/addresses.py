@@ -35,7 +35,8 @@ class _Lookup:
 
     def __init__(self) -> None:
         self.done = threading.Event()
-        self.addresses: list[Address] = []
+        self.found = False
+        """Its addresses are those in use."""
         self.final = False
 
 
@@ -56,8 +57,8 @@ class Addresses:
 
         Waits at most *seconds*; raises TimeoutError then, and NoAddress where there is none.
         """
-        known, age = self._known, time.monotonic() - self._known_since
-        if known and age < _FRESH_SECONDS:
+        known = self._known
+        if known and time.monotonic() - self._known_since < _FRESH_SECONDS:
             return known
         with self._lock:
             lookup = self._lookup
@@ -65,20 +66,19 @@ class Addresses:
                 lookup = _Lookup()
                 threading.Thread(target=self._ask, args=(lookup,), name="mistral-filter-resolver", daemon=True).start()
                 self._lookup = lookup
-        usable = bool(known) and age < _OLD_SECONDS
+        usable = bool(self._known) and time.monotonic() - self._known_since < _OLD_SECONDS
         answered = lookup.done.wait(min(seconds, _PATIENCE_SECONDS) if usable else seconds)
-        if lookup.addresses:
+        if usable or lookup.found:
             return self._known
-        if usable:
-            return known
         if not answered:
             raise TimeoutError
         raise NoAddress(final=lookup.final)
 
     def _ask(self, lookup: _Lookup) -> None:
         """Asks the resolver, in a thread of its own: the call cannot be given up."""
+        addresses: list[Address] = []
         try:
-            lookup.addresses = list(socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM))
+            addresses = list(socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM))
         except socket.gaierror as error:
             lookup.final = error.errno == socket.EAI_NONAME
         except (OSError, UnicodeError):
@@ -86,12 +86,13 @@ class Addresses:
         finally:
             with self._lock:
                 self._lookup = None
-                if lookup.addresses:
+                if addresses:
                     now = time.monotonic()
-                    self._bad = {address: since for address, since in self._bad.items() if address in lookup.addresses}
-                    lately = [now - self._bad.get(address, -math.inf) < _BAD_SECONDS for address in lookup.addresses]
+                    self._bad = {address: since for address, since in self._bad.items() if address in addresses}
+                    lately = [now - self._bad.get(address, -math.inf) < _BAD_SECONDS for address in addresses]
                     order = sorted(range(len(lately)), key=lately.__getitem__)
-                    self._known, self._known_since = [lookup.addresses[place] for place in order], now
+                    self._known, self._known_since = [addresses[place] for place in order], now
+                    lookup.found = True
             lookup.done.set()
 
     def forget(self) -> None:
@@ -100,7 +101,8 @@ class Addresses:
 
     def failed(self, address: Address) -> None:
         """*address* did not answer: it is tried last from now on."""
-        known = self._known
-        if len(known) > 1 and address in known:
-            self._bad[address] = time.monotonic()
-            self._known = [*(other for other in known if other != address), address]
+        with self._lock:
+            known = self._known
+            if len(known) > 1 and address in known:
+                self._bad[address] = time.monotonic()
+                self._known = [*(other for other in known if other != address), address]

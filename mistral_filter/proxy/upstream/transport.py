@@ -1,44 +1,34 @@
 """The transport behind ``requests``: an adapter on wires of our own, directly or through an HTTP proxy.
 
 Strategy: a wire belongs to one caller for as long as it lives, so that whatever an upstream may send too much or too late, it is
-never another caller's answer; callers without credentials get a fresh wire each time. A wire rests a moment before it serves
-again, so that bytes behind a complete answer are seen; after a burst all idle wires but one are closed within a second, so that
-nothing is left of it.
+never another caller's answer; callers without credentials get a fresh wire each time.
 """
 
 from __future__ import annotations
 
-import base64
 import errno
 import os
 import socket
 import ssl
 import time
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import certifi
 import requests
 from requests.adapters import BaseAdapter
 
-from mistral_filter.proxy import sockets
 from mistral_filter.proxy.call import Call
 from mistral_filter.proxy.upstream.addresses import Address, Addresses, NoAddress
 from mistral_filter.proxy.upstream.body import Body
-from mistral_filter.proxy.upstream.head import Head, Malformed, Stale, parse_head
+from mistral_filter.proxy.upstream.head import Head, Stale
+from mistral_filter.proxy.upstream.idle import Idle
 from mistral_filter.proxy.upstream.sessions import Sessions
+from mistral_filter.proxy.upstream.tunnel import NoTunnel, open_tunnel, proxy_authorization
 from mistral_filter.proxy.upstream.wire import Wire
 
 __all__ = ["Answer", "Transport", "TransportError", "UpstreamRequest"]
 
-_REST_SECONDS = 0.03
-_KEPT, _KEPT_SECONDS = 1, 20.0
-_IDLE_SECONDS = 0.75
-_MOST_IDLE = 500
-
-_MAX_TUNNEL_HEAD = 65536
-_FINAL_REFUSALS = (401, 403, 405, 407)
-"""What a proxy answers to CONNECT that it would answer again: wrong credentials, or a place it does not connect to."""
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
@@ -113,13 +103,11 @@ class Transport(BaseAdapter):
         self._proxy = urlsplit(proxy) if proxy else None
         via = self._proxy
         self._addresses = Addresses(self._host, self._port) if via is None else Addresses(via.hostname or "", via.port or 80)
+        self._authorization = "" if via is None else proxy_authorization(via)
         # of a request through a proxy that is not a tunnel the target is the whole URL (RFC 9112, 3.2.2)
         self._target_start = 0 if via is not None and not self._secure else len(base)
-        self._idle: dict[str, list[Wire]] = {}
-        """By caller, the one that has rested longest first."""
-        self._count = 0
-        self._lock = sockets.brief_lock()
         self._sessions = Sessions()
+        self._idle = Idle(self._sessions if self._secure else None)
 
     # ------------------------------------------------------------------------------------------------------------ one request
 
@@ -140,7 +128,7 @@ class Transport(BaseAdapter):
         assert isinstance(request, UpstreamRequest)
         connect, silence = timeout
         # an upload cannot be sent again, so it gets a connection that cannot be stale
-        wire = self._take(request.caller) if request.body is None or isinstance(request.body, bytes) else None
+        wire = self._idle.take(request.caller) if request.body is None or isinstance(request.body, bytes) else None
         if wire is not None:
             try:
                 return self._exchange(wire, request, silence)
@@ -165,10 +153,10 @@ class Transport(BaseAdapter):
             raise
         if upload or wire.unsent:  # the upstream may have answered before it had all of it
             head = head._replace(closes=True)
-        return Answer(head, Body(wire, head, self._put))
+        return Answer(head, Body(wire, head, self._idle.put))
 
     def _head(self, method: str, request: UpstreamRequest, chunked: bool) -> bytes:
-        through = self._proxy_authorization() if self._target_start == 0 and self._proxy else ""
+        through = "" if self._target_start else self._authorization
         lines = [f"{method} {(request.url or '')[self._target_start :]} HTTP/1.1\r\nHost: {self._netloc}\r\n{through}"]
         lines += [f"{name}: {value}\r\n" for name, value in request.headers.items()]
         lines.append("Transfer-Encoding: chunked\r\n\r\n" if chunked else "\r\n")
@@ -216,7 +204,7 @@ class Transport(BaseAdapter):
         try:
             sock = socket.socket(family, kind, protocol)
         except OSError as error:
-            if error.errno not in _NO_DESCRIPTORS or not self.close_idle():
+            if error.errno not in _NO_DESCRIPTORS or not self._idle.close_all():
                 raise
             sock = socket.socket(family, kind, protocol)
         try:
@@ -235,7 +223,7 @@ class Transport(BaseAdapter):
         prepared = sock
         try:
             if self._proxy is not None and self._secure:
-                self._tunnel(sock, end)
+                open_tunnel(sock, self._host, self._port, self._authorization, end)
             if self._secure:
                 sock.settimeout(max(end - time.monotonic(), 0.001))
                 prepared = _tls_context(self._ca_bundle).wrap_socket(
@@ -253,113 +241,17 @@ class Transport(BaseAdapter):
             prepared.close()
             self._sessions.forget(caller)
             call.check()
-            if isinstance(error, TransportError):  # an OSError as well, as all errors of requests
-                raise
+            if isinstance(error, NoTunnel):
+                raise TransportError("upstream_unreachable", final=error.final) from None
             if isinstance(error, TimeoutError):
                 raise TransportError("upstream_connect_timeout") from None
             if isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS:
                 raise TransportError("no_descriptors") from None
-            if isinstance(error, (OSError, Malformed, ValueError)):
+            if isinstance(error, (OSError, ValueError)):
                 raise TransportError("upstream_tls", final=isinstance(error, ssl.SSLCertVerificationError)) from None
             raise
         return prepared
 
-    def _tunnel(self, sock: socket.socket, end: float) -> None:
-        """Has the proxy connect us to the upstream. Nothing may follow its answer: what is ours comes through TLS only."""
-        place = f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
-        sock.sendall(f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n{self._proxy_authorization()}\r\n".encode("latin-1"))
-        answer = b""
-        while b"\r\n\r\n" not in answer:
-            sock.settimeout(max(end - time.monotonic(), 0.001))
-            more = sock.recv(_MAX_TUNNEL_HEAD)
-            answer += more
-            if not more or len(answer) > _MAX_TUNNEL_HEAD:
-                raise TransportError("upstream_unreachable")
-        head, blank, rest = answer.partition(b"\r\n\r\n")
-        try:
-            status = parse_head((head + blank).decode("latin-1"), "CONNECT").status
-        except Malformed:
-            status = 0
-        if not 200 <= status < 300 or rest:
-            raise TransportError("upstream_unreachable", final=status in _FINAL_REFUSALS)
-
-    def _proxy_authorization(self) -> str:
-        assert self._proxy is not None
-        if not self._proxy.username:
-            return ""
-        credentials = f"{unquote(self._proxy.username)}:{unquote(self._proxy.password or '')}".encode()
-        return f"Proxy-Authorization: Basic {base64.b64encode(credentials).decode()}\r\n"
-
-    def _take(self, caller: str | None) -> Wire | None:
-        """An idle wire of *caller* that has rested and is open; None if there is none."""
-        while caller is not None:
-            with self._lock:
-                wires = self._idle.get(caller)
-                if not wires or wires[0].idle_since > time.monotonic() - _REST_SECONDS:
-                    return None
-                wire = wires.pop(0)
-                self._count -= 1
-                if not wires:
-                    del self._idle[caller]
-            if wire.is_quiet():
-                wire.used = True
-                return wire
-            wire.close()
-        return None
-
-    def _put(self, wire: Wire, good: bool) -> None:
-        """The wire has served its call."""
-        wire.end()
-        if not good or wire.caller is None:
-            wire.close()
-            return
-        if self._secure and not wire.used:
-            self._sessions.keep(wire.caller, wire.sock)
-        wire.idle_since = time.monotonic()
-        with self._lock:
-            oldest = self._pop_oldest() if self._count >= _MOST_IDLE else None
-            self._idle.setdefault(wire.caller, []).append(wire)
-            self._count += 1
-        if oldest is not None:
-            oldest.close()
-        sockets.every_interval(self._reap)
-
-    def _pop_oldest(self) -> Wire:
-        caller, wires = next(iter(self._idle.items()))
-        wire = wires.pop(0)
-        self._count -= 1
-        if not wires:
-            del self._idle[caller]
-        return wire
-
-    def _reap(self, now: float) -> bool:
-        """Closes what has been idle for long, or was closed by the other side; whether anything is left to look after."""
-        closing: list[Wire] = []
-        with self._lock:
-            for caller, wires in list(self._idle.items()):
-                kept: list[Wire] = []
-                for wire in wires:
-                    spare = self._count - len(closing) > _KEPT
-                    late = now - wire.idle_since > (_IDLE_SECONDS if spare else _KEPT_SECONDS)
-                    (closing if late or not wire.is_quiet() else kept).append(wire)
-                if kept:
-                    self._idle[caller] = kept
-                else:
-                    del self._idle[caller]
-            self._count -= len(closing)
-        for wire in closing:
-            wire.close()
-        return self._count > 0
-
-    def close_idle(self) -> bool:
-        """Closes all idle wires; whether there were any."""
-        with self._lock:
-            closing = [wire for wires in self._idle.values() for wire in wires]
-            self._idle, self._count = {}, 0
-        for wire in closing:
-            wire.close()
-        return bool(closing)
-
     def close(self) -> None:
         """Closes the idle wires."""
-        self.close_idle()
+        self._idle.close_all()
