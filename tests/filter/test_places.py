@@ -32,6 +32,13 @@ def value_at(value: Any, place: Place) -> Any:
     return value
 
 
+def bodies() -> list[tuple[Any, str, dict[str, Any]]]:
+    """Every body of the rules' records and of the recorded clients, with its endpoint and options."""
+    ruled = [(rule["given"], rule.get("endpoint", "chat"), {"fields": "current", **rule.get("options", {})}) for rule in RULES]
+    sent = [(record.body, BY_PATH.get(record.path.removeprefix("/v1/"), ""), {}) for record in records.load()]
+    return [(body, endpoint, options) for body, endpoint, options in [*ruled, *sent] if endpoint in ENDPOINTS]
+
+
 class Filtered(NamedTuple):
     given: Any
     result: Any
@@ -39,12 +46,8 @@ class Filtered(NamedTuple):
 
 
 def filtered_records() -> Iterator[Filtered]:
-    """Every body of the rules' records and of the recorded clients that is not refused, with the places of its changes."""
-    ruled = [(rule["given"], rule.get("endpoint", "chat"), {"fields": "current", **rule.get("options", {})}) for rule in RULES]
-    sent = [(record.body, BY_PATH.get(record.path.removeprefix("/v1/"), ""), {}) for record in records.load()]
-    for given, endpoint, options in [*ruled, *sent]:
-        if endpoint not in ENDPOINTS:
-            continue
+    """All ``bodies`` that are not refused, with the places of their changes."""
+    for given, endpoint, options in bodies():
         body = json.dumps(given).encode()
         try:
             filtered = filter_body(body, endpoint, **options)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -147,22 +146,3 @@ def test_what_a_host_asks_for_is_called_when_the_response_is_closed(
     assert response.data == b'{"id": "1"}'
     response.close()
     assert seen == ["call", "host"]
-
-
-LOOKS = """
-import sys
-
-loaded = "mistral_filter.proxy.app" in sys.modules
-
-
-def app(environ, start_response):
-    start_response("200 OK", [])
-    return [str(loaded).encode()]
-"""
-
-
-def test_workers_find_the_proxys_modules_loaded(gunicorn_server: Callable[..., Gunicorn], tmp_path: Path) -> None:
-    """The master has loaded them: workers share their memory, and start without."""
-    (tmp_path / "looks.py").write_text(LOOKS)
-    server = gunicorn_server("--pythonpath", str(tmp_path), app="looks:app")
-    assert ask(server.port, "GET", "/").body == b"True"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import importlib
 import logging
 import os
 import resource
@@ -23,8 +22,7 @@ __all__ = ["on_exit", "on_starting", "post_request", "post_worker_init", "pre_fo
 def on_starting(server: Any) -> None:
     """Before the first worker: all descriptors that the system allows, and a clean directory for the counts of all workers.
 
-    Misspelt variables are named here, so that each worker need not. The modules of the proxy are loaded here, so that workers
-    share them and start in no time; each makes an application of its own.
+    Misspelt variables are named here, so that each worker need not.
     """
     gc.set_threshold(*_GC_THRESHOLDS)  # here: the workers inherit it, and start the sooner
     for sentence in settings.new_warnings():
@@ -37,10 +35,6 @@ def on_starting(server: Any) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         if not server.master_pid:  # else the workers of an older binary still count here
             _remove_counts(directory)
-    # here and not at the top of the file: gevent has patched by now what they use
-    importlib.import_module("mistral_filter.proxy.app")
-    gc.collect()
-    gc.freeze()  # else the workers' collectors would write to the shared memory, and so copy it
 
 
 def ssl_context(_config: Any, default_factory: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
