@@ -7,6 +7,7 @@ value that may hold a secret. docs/settings.md has the same names, defaults and 
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 import ssl
@@ -35,22 +36,26 @@ class SettingError(ValueError):
     """A setting has a value that cannot be used; the message names it."""
 
 
-_URL = re.compile(r"(https?)://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?")
+_HOST_AND_PORT = r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?"
+_URL = re.compile(rf"(https?)://{_HOST_AND_PORT}")
+_PROXY_URL = re.compile(rf"http://(?:[^\s/@?#]+@)?{_HOST_AND_PORT}")
 
 
 def _url(text: str) -> str:
     match = _URL.fullmatch(text)
     if match is None:
         raise ValueError("write only scheme, host and port, such as https://api.mistral.ai; /v1 is added")
-    _port(match[3])
+    _check_host_and_port(match[2], match[3])
     if match[1] == "http" and match[2].strip("[]").lower() not in _LOOPBACK:
         raise ValueError("plain http is for this machine only (localhost, 127.0.0.1): elsewhere keys would travel unencrypted")
     return text.rstrip("/")
 
 
-def _port(text: str | None) -> None:
-    if text is not None and not 0 < int(text[1:]) < 65536:
-        raise ValueError(f"{text[1:]} is not a port")
+def _check_host_and_port(host: str, port: str | None) -> None:
+    if host.startswith("["):
+        ipaddress.IPv6Address(host[1:-1])
+    if port is not None and not 0 < int(port[1:]) < 65536:
+        raise ValueError(f"{port[1:]} is not a port")
 
 
 def _named_urls(text: str) -> dict[str, str]:
@@ -134,17 +139,17 @@ def _secrets(text: str) -> tuple[str, ...]:
 
 
 def _proxy(text: str) -> str:
-    match = re.fullmatch(r"http://([^\s/@?#]+@)?([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?", text)
+    match = _PROXY_URL.fullmatch(text)
     if match is None:
         raise ValueError("write a URL such as http://proxy.example.com:3128; TLS to the upstream goes through it end to end")
-    _port(match[3])
+    _check_host_and_port(match[1], match[2])
     return text
 
 
 def _file(text: str) -> str:
-    if not Path(text).is_file():
-        raise ValueError("there is no such file")
     try:
+        if not Path(text).is_file():
+            raise ValueError("there is no such file")
         ssl.create_default_context(cafile=text)
     except OSError:
         raise ValueError("no certificates can be read from this file") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +18,20 @@ from functools import cache
 from typing import Any
 
 import pytest
-from servers import DEADLINE, BadFraming, Gunicorn, Probe, Response, ask, build_request, connect, eventually, read_response
-from upstream import Exchange, Script, ScriptedUpstream, early, json_answer, no_reply, reset, sse, stall
+from servers import (
+    DEADLINE,
+    Answer,
+    BadFraming,
+    Gunicorn,
+    Probe,
+    Response,
+    ask,
+    build_request,
+    connect,
+    eventually,
+    read_response,
+)
+from upstream import Exchange, Script, ScriptedUpstream, early, head_bytes, json_answer, no_reply, reset, sse, stall
 
 CHAT = "/v1/chat/completions"
 ORIGIN = ("Origin", "https://x.example")
@@ -388,6 +401,40 @@ def test_a_full_budget_refuses_large_bodies_only(tight: Gunicorn, upstream: Scri
             for size in (10, 100_000, 900_000):
                 assert ask(tight.port, "POST", CHAT, body_of(size), [KEY]).status == 200
         eventually(lambda: (answer := large(tight.port)) is not None and answer.status == 200, "the budget")
+
+
+@pytest.mark.parametrize("worker", ["gevent"])
+def test_a_body_counts_until_the_upstream_has_it(tight: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """While one request of 3 MB is answered by a stream, another one of 3 MB is served."""
+    release = threading.Event()
+
+    def stream(exchange: Exchange) -> None:
+        exchange.send(head_bytes(200, [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")]))
+        exchange.chunk(b"data: 1\n\n")
+        for _ in range(6000):
+            if release.wait(0.01):
+                break
+            exchange.sleep(0)
+        exchange.send(b"0\r\n\r\n")
+
+    upstream.script = {"stream": stream}
+    with connect(tight.port) as sock:
+        sock.sendall(build_request("POST", CHAT, body_of(LARGE, model="stream"), [KEY]))
+        answer = Answer(sock)
+        pieces = answer.pieces()
+        assert next(pieces)[1] == b"data: 1\n\n"
+        second = large(tight.port)
+        assert second is not None
+        assert second.status == 200
+        release.set()
+        assert (list(pieces), answer.complete) == ([], True)
+
+
+@pytest.mark.parametrize("worker", ["gevent"])
+def test_an_upload_counts_for_nothing(tight: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """It is held by nobody, so that one of twice the budget is passed on."""
+    assert ask(tight.port, "POST", "/v1/files", b"x" * 3 * LARGE, [KEY]).status == 200
+    assert len(upstream.requests[0].body) == 3 * LARGE
 
 
 @pytest.mark.parametrize(("worker", "name"), [end for end in ENDS if end[0] == "gevent"])

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import gc
 import io
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from werkzeug.test import EnvironBuilder
 
 from mistral_filter.errors import BodyTimeout, ClientGone, Overloaded, UpstreamError
+from mistral_filter.proxy import sockets
+from mistral_filter.proxy.body import RequestBody
 from mistral_filter.proxy.budget import SMALL_BODY, Budget, Held
 from mistral_filter.proxy.call import Call, Timeouts, call_of
 from mistral_filter.proxy.calls import Calls, Ended, close_connection
+from mistral_filter.proxy.lingering import linger
 
 MB = 1024 * 1024
 App = Callable[[dict[str, Any], Any], Any]
@@ -150,11 +157,60 @@ def test_the_budget_counts_as_the_bytes_come() -> None:
         held.release()
     whole = Held(budget)
     whole.add(6 * MB)
+    for _ in range(2):  # what the body that grew had of the reserve is free again
+        Held(budget).add(SMALL_BODY)
 
 
 def test_one_body_of_the_largest_size_always_has_room() -> None:
     """Also where the budget is set as low as that; the byte by which a body of unknown length is found too large as well."""
     Held(Budget(body_bytes=4 * MB, max_body=4 * MB)).add(4 * MB + 1)
+
+
+def test_a_silent_client_is_not_lingered_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a 408 the socket is shut for reading and never waits: a second without a byte ends the lingering all the same."""
+    clock = SimpleNamespace(now=0.0)
+    clock.monotonic = lambda: clock.now
+    clock.sleep = lambda seconds: setattr(clock, "now", clock.now + seconds)
+    monkeypatch.setattr("mistral_filter.proxy.lingering.time", clock)
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
+        client, _ = listener.accept()
+        with client:
+            client.shutdown(socket.SHUT_RD)
+            linger(client, shut=True)
+    assert 0 < clock.now < 2
+
+
+class Slow:
+    """A client's body that comes in pieces of 64 KiB, *seconds* apart, on a clock of its own."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.now = seconds, 1000.0
+        self.call: Call | None = None
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def read1(self, size: int) -> bytes:
+        self.now += self.seconds
+        assert self.call is not None
+        if self.now > self.call.until:
+            self.call.overdue(self.now)
+            return b""
+        return b"x" * min(size, 65536)
+
+    read = readline = read1
+
+
+@pytest.mark.parametrize(("seconds", "in_time"), [(0.5, True), (5.0, True), (7.0, False)])
+def test_a_large_body_keeps_a_least_rate(monkeypatch: pytest.MonkeyPatch, seconds: float, in_time: bool) -> None:
+    """Beyond 1 MB so much has to come in every 12 seconds, however long it takes in all; a small one has all its time."""
+    for size, good in ((MB, True), (3 * MB, in_time)):
+        source = Slow(seconds)
+        monkeypatch.setattr("mistral_filter.proxy.body.time", source)
+        call = source.call = Call(budget=Budget(body_bytes=16 * MB, max_body=8 * MB), timeouts=Timeouts(body=3600.0))
+        body = RequestBody({**environ(), "wsgi.input": source, "CONTENT_LENGTH": str(size)}, call)
+        with nullcontext() if good else pytest.raises(BodyTimeout):
+            assert len(body.read()) == size
 
 
 @pytest.mark.parametrize(
@@ -175,6 +231,50 @@ def test_the_reason_is_what_the_call_waited_for(wait: Callable[[Call], None], er
     with pytest.raises(error) as caught:
         call.check()
     assert caught.value.code == code  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("wait", [Call.waits_for_upstream, Call.waits_to_connect])
+def test_a_client_that_left_before_is_gone_at_the_next_wait(wait: Callable[[Call, float], None]) -> None:
+    """While its body is read, a client that leaves is told by the body; if that was whole, nobody is asked for an answer."""
+    call = Call()
+    call.waits_for_body(1e12)
+    call.client_left(0.0)
+    assert call.reason is None
+    wait(call, 1e12)
+    with pytest.raises(ClientGone):
+        call.check()
+
+
+def test_a_connection_made_too_late_is_ended() -> None:
+    """The watcher can end a call in the instant in which it gets a connection: nothing would end that wait any more."""
+    call = Call(timeouts=Timeouts(total=0.0))
+    call.overdue(1e12)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.settimeout(10)
+        call.attach(ours)
+        assert theirs.recv(1) == b""
+
+
+def test_the_watcher_goes_on_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could not be started for the first call; then something it does fails: it still looks after what comes later."""
+    looked = threading.Event()
+
+    def fails(_: object) -> bool:
+        raise RuntimeError
+
+    def look(_: float) -> bool:
+        looked.set()
+        return False
+
+    monkeypatch.setattr(sockets, "_own", {})
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fails)
+        with pytest.raises(RuntimeError):
+            sockets.watch(Call())
+    sockets.every_interval(fails)
+    sockets.every_interval(look)
+    assert looked.wait(10)
 
 
 FIRST_CALLS = """

@@ -527,6 +527,25 @@ def test_a_connection_that_the_upstream_closed_is_not_used(proxy: Gunicorn, upst
     invariants(proxy, upstream, 3)
 
 
+GIVEN_UP: dict[str, tuple[str, list[tuple[str, str]], bytes]] = {
+    "a 404 for which there is a better sentence": ("/v1/responses", [("Content-Length", "6")], b""),
+    "an answer that closes": (CHAT, [("Content-Length", "2"), ("Connection", "x, Close")], b"{}"),
+}
+
+
+@pytest.mark.parametrize("case", GIVEN_UP)
+def test_a_connection_that_was_given_up_is_not_used_again(proxy: Gunicorn, upstream: ScriptedUpstream, case: str) -> None:
+    """Its body was not waited for, or it was said to end and does not yet: the next request is on a fresh connection."""
+    target, headers, body = GIVEN_UP[case]
+    upstream.script = chain(raw(head_bytes(200 if body else 404, headers) + body), stall(0.5), raw(b"poison"))
+    assert send(proxy, target).status == (200 if body else 404)
+    time.sleep(0.1)  # longer than a connection rests
+    upstream.script = json_answer({"n": 1})
+    assert send(proxy).json() == {"n": 1}
+    assert [request.connection for request in upstream.requests] == [1, 2]
+    invariants(proxy, upstream, 2)
+
+
 def test_a_good_connection_is_used_again(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
     """Answers of all kinds leave a connection that serves the next request."""
     scripts = [json_answer({}), sse(STREAM), json_answer({}, 404), sse(STREAM, framing="length"), chain(early_hints(), echo)]
@@ -611,6 +630,9 @@ BAD_ANSWERS = [
     Fault("E11 70 KB header", ok(b"X: " + b"a" * 70_000 + b"\nContent-Length: 8"), code="upstream_protocol"),
     Fault(
         "E11 150 headers", ok(b"\n".join(b"X-%d: 1" % n for n in range(150)) + b"\nContent-Length: 8"), code="upstream_protocol"
+    ),
+    Fault(
+        "E11 a head without end", chain(raw(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 30_000), stall(100)), code="upstream_protocol"
     ),
     Fault("E11 HTTP/0.9", raw(b"hello there\r\n"), code="upstream_protocol"),
     Fault("E11 HTML without a head", raw(b"<html>\r\n\r\n"), code="upstream_protocol"),
@@ -865,6 +887,15 @@ def test_a_length_beyond_all_lengths_is_refused(proxy: Gunicorn, upstream: Scrip
     invariants(proxy, upstream, 1)
 
 
+def test_an_upload_beyond_all_lengths_is_refused(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """Its length cannot be passed on as it is."""
+    with connect(proxy.port) as sock:
+        head = f"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Length: {10**30}\r\n"
+        sock.sendall(f"{head}{': '.join(ORIGIN)}\r\n\r\n".encode())
+        refused(read_response(sock), 400, "bad_content_length")
+    invariants(proxy, upstream, 0)
+
+
 @pytest.mark.parametrize("kind", ["text/plain", "application/json"])
 def test_a_length_said_twice_is_said_once(proxy: Gunicorn, upstream: ScriptedUpstream, kind: str) -> None:
     """Two equal lengths are one; some clients refuse two."""
@@ -930,6 +961,16 @@ def test_bytes_after_an_answer_are_nobodys_answer(proxy: Gunicorn, upstream: Scr
         invariants(proxy, upstream, 1)
 
 
+def test_a_late_second_answer_is_not_the_next_one(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """A connection rests before it serves again: bytes that come a moment after an answer are seen before the next request."""
+    late = chain(json_answer({"n": 1}), stall(0.02), raw(POISON))
+    for _ in range(5):
+        upstream.script = in_turn(late, json_answer({"n": 2}))
+        assert send(proxy).json() == {"n": 1}
+        assert send(proxy).json() == {"n": 2}
+    invariants(proxy, upstream, 10)
+
+
 SLOW = [
     Fault("E2 no byte", stall(60), 504, "upstream_timeout"),
     Fault("E2 half a head", chain(raw(b"HTTP/1.1 200 OK\r\nContent-"), stall(60)), 504, "upstream_timeout"),
@@ -954,13 +995,27 @@ def test_silence_ends_at_the_read_timeout(impatient: Gunicorn, upstream: Scripte
     invariants(impatient, upstream, len(SLOW))
 
 
+@pytest.mark.parametrize("framing", ["chunked", "length", "close"])
+def test_an_answer_may_take_longer_than_the_read_timeout(
+    impatient: Gunicorn, upstream: ScriptedUpstream, framing: Framing
+) -> None:
+    """Each byte begins the silence anew: the timeout is not one for the whole answer."""
+    events = [b"data: %d\n\n" % number for number in range(8)]
+    upstream.script = chain(stall(0.5), sse(events, gap=0.25, framing=framing))
+    response = send(impatient, stream=True)
+    assert (response.status, response.body, response.complete) == (200, b"".join(events), True)
+
+
 def test_an_early_refusal_comes_through(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
     """E13: a 413 that the upstream sends while the body is still on its way, then a reset: the caller sees the 413."""
-    upstream.script = early(json_answer({"message": "too large"}, 413))
+    upstream.script = early(chain(json_answer({"message": "too large"}, 413), stall(0.5)))
     body = chat(messages=[{"role": "user", "content": "x" * 20_000_000}])
     response = ask(proxy.port, "POST", CHAT, body, [ORIGIN, KEY])
     assert (response.status, response.json()["message"]) == (413, "too large")
-    invariants(proxy, upstream, 1)
+    time.sleep(0.1)  # longer than a connection rests; of this one the upstream may still expect the rest of the body
+    upstream.script = json_answer({"n": 1})
+    assert send(proxy).json() == {"n": 1}
+    invariants(proxy, upstream, 2)
 
 
 # ------------------------------------------------------------------------------------------------------- F. streams

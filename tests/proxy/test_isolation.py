@@ -14,6 +14,9 @@ import pytest
 from servers import BadFraming, Gunicorn, Response, ask, build_request, connect, eventually, read_response
 from upstream import Exchange, Script, ScriptedUpstream, json_answer
 
+from mistral_filter.proxy.call import Call
+from mistral_filter.proxy.upstream import Upstream
+
 CHAT = "/v1/chat/completions"
 WORKERS = {"gevent": (), "gthread": ("-k", "gthread", "--threads", "16")}
 
@@ -207,6 +210,24 @@ def test_idle_connections_leave_room_for_new_callers(few: Gunicorn, upstream: Sc
         assert json.loads(response.json()["body"])["model"] == f"m{number}"
     upstream.drop()
     eventually(lambda: few.fds() <= before + 4, "the descriptors to be closed")
+
+
+def test_so_many_idle_connections_are_kept_and_no_more(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I3: beyond the bound the one that has rested longest is closed; the caller that came last keeps its own."""
+    monkeypatch.setattr("mistral_filter.proxy.upstream.idle._MOST_IDLE", 3)
+    monkeypatch.setattr("mistral_filter.proxy.upstream.idle._IDLE_SECONDS", 3600.0)
+    proxy = Upstream(upstream.url)
+
+    def ask_for(caller: str) -> None:
+        assert proxy.send(Call(), "GET", "/v1/models", "", [], b"", caller=caller).whole(1000)[1] is None
+
+    for number in range(8):
+        ask_for(f"caller-{number}")
+    upstream.wait_connections(3)
+    time.sleep(0.1)  # longer than a connection rests
+    ask_for("caller-7")
+    assert [request.connection for request in upstream.requests] == [1, 2, 3, 4, 5, 6, 7, 8, 8]
+    upstream.drop()
 
 
 def test_idle_connections_of_others_are_closed_first(few: Gunicorn, upstream: ScriptedUpstream) -> None:

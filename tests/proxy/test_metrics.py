@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from mistral_filter.changes import Change
 from mistral_filter.errors import CODES
 from mistral_filter.proxy.call import call_of
 from mistral_filter.proxy.calls import Calls
+from mistral_filter.proxy.gunicorn.hooks import on_exit, on_starting
 from mistral_filter.proxy.logs import Record, RequestLog
 from mistral_filter.proxy.metrics import OUTCOMES, create_metrics
 
@@ -203,3 +206,20 @@ def test_gunicorns_workers_count_together(upstream: ScriptedUpstream, tmp_path: 
 def test_metrics_are_off_by_default(gunicorn_server: Any) -> None:
     """Nobody tells the world its numbers without having asked for it."""
     assert ask(gunicorn_server().port, "GET", "/metrics").status == 404
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_counts_of_another_master_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: bool) -> None:
+    """A new binary (USR2) begins while the workers of the old one still count, and ends before they do if it is given up."""
+    monkeypatch.setenv("MISTRAL_FILTER_METRICS", "on")
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    monkeypatch.setattr("resource.setrlimit", lambda *_: None)
+    monkeypatch.setattr("gc.set_threshold", lambda *_: None)
+    monkeypatch.setattr("gc.freeze", lambda: None)
+    server = SimpleNamespace(master_pid=7 if others else 0, reexec_pid=0, log=logging.getLogger("test"))
+    for hook in (on_starting, on_exit):
+        tmp_path.mkdir(exist_ok=True)
+        counts = tmp_path / "counter_1.db"
+        counts.touch()
+        hook(server)
+        assert counts.exists() is others

@@ -9,6 +9,7 @@ import signal
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -142,6 +143,15 @@ def test_beyond_the_places_calls_are_refused(narrow: Gunicorn, upstream: Scripte
         assert [response.json() for response in finish()] == [{"held": True}] * PLACES
     upstream.script = json_answer({"next": True})
     assert ask(narrow.port, "POST", CHAT, chat()).json() == {"next": True}
+
+
+def test_a_body_on_its_way_holds_a_place(gunicorn_server: Start, upstream: ScriptedUpstream) -> None:
+    """A call counts from its head on: a client whose body is half sent keeps the next one out, until it has left."""
+    server = gunicorn_server(WEB_CONCURRENCY=1, MISTRAL_FILTER_CONCURRENCY=1)
+    with connect(server.port) as sock:
+        sock.sendall(build_request("POST", CHAT, chat())[:-1])
+        eventually(lambda: ask(server.port, "POST", CHAT, chat()).status == 503, "the place to be taken")
+    eventually(lambda: ask(server.port, "POST", CHAT, chat()).status == 200, "the place to be free")
 
 
 def test_a_stream_holds_its_place_to_the_end(narrow: Gunicorn, upstream: ScriptedUpstream) -> None:
@@ -380,6 +390,34 @@ def test_an_idle_client_does_not_keep_a_worker_that_stops(own: Callable[..., Gun
         assert whole.complete is True
         server.process.wait(DEADLINE)
         assert server.process.returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [()], ids=["gevent"])
+def test_a_request_on_its_way_to_a_worker_that_stops_is_served(own: Callable[..., Gunicorn]) -> None:
+    """A client that was served a moment ago, and has begun to send: nobody gets an empty reply because of a reload."""
+    with own() as server, connect(server.port) as sock:
+        for later in (False, True):
+            sock.sendall(b"GET /healthz HTTP/1.1\r\n")
+            if later:
+                os.kill(server.pid, signal.SIGTERM)
+                time.sleep(1.2)  # stopping workers look at their connections each second
+            sock.sendall(b"Host: a\r\n\r\n")
+            answer = Answer(sock)
+            assert b"".join(data for _, data in answer.pieces()) == b'{"status":"ok"}'
+        assert ("Connection", "close") in answer.headers
+        server.process.wait(DEADLINE)
+        assert server.process.returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [()], ids=["gevent"])
+def test_the_last_answer_of_a_worker_that_stops_says_so(own: Callable[..., Gunicorn], upstream: ScriptedUpstream) -> None:
+    """Also to a request that came before: a client that kept the connection would lose its next request."""
+    with own() as server, held(server, upstream, 1) as finish:
+        upstream.wait(1)
+        os.kill(server.pid, signal.SIGTERM)
+        eventually(lambda: refuses(server.port), "the worker to stop")
+        (answer,) = finish()
+        assert (answer.status, answer.header("Connection")) == (200, "close")
 
 
 STOPPED_WHILE_FORKED = """

@@ -697,6 +697,14 @@ def test_status_body_and_headers_come_down(proxy: Gunicorn, upstream: ScriptedUp
     assert len(upstream.requests) == 1
 
 
+def test_a_request_id_of_the_upstreams_stays(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
+    """Mistral's id gets the name that OpenAI's clients read only where that name is free."""
+    theirs = [("Mistral-Correlation-Id", "m-1")]
+    for more, expected in (([], "m-1"), ([("X-Request-ID", "r-1")], "r-1")):
+        upstream.script = json_answer({"a": 1}, headers=[*theirs, *more])
+        assert post(proxy).header("x-request-id") == expected
+
+
 def test_headers_that_are_not_for_the_caller_are_stripped(proxy: Gunicorn, upstream: ScriptedUpstream) -> None:
     """Cookies, promises for the upstream's host and hop-by-hop headers stay behind; duplicates of others are kept."""
     kept = [("Vary", "Accept"), ("Vary", "Accept-Encoding"), ("X-D", "1"), ("X-D", "2"), ("CF-Ray", "x")]

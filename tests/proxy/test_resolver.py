@@ -155,11 +155,16 @@ def test_a_name_is_not_asked_for_at_each_request(
 def test_an_unknown_name_is_not_remembered_for_long(
     start: Callable[[], Gunicorn], resolver: Resolver, upstream: ScriptedUpstream
 ) -> None:
-    """L2: 502 where there is no such name, and not the 504 of the connect timeout; served after there is."""
+    """L2: 502 where there is no such name, and not the 504 of the connect timeout; served after there is.
+
+    The client is told which host and setting, and not to try again: SDKs obey ``x-should-retry``.
+    """
     resolver.know_nothing()
     with start() as server:
         response = post(server)
         assert (response.status, response.json()["error"]["code"]) == (502, "upstream_dns")
+        assert response.header("x-should-retry") == "false"
+        assert "MISTRAL_FILTER_UPSTREAM" in response.json()["error"]["message"]
         resolver.answer("127.0.0.1")
         eventually(lambda: post(server).status == 200, "the name to be resolved")
 
@@ -191,6 +196,15 @@ def test_addresses_are_tried_in_turn(start: Callable[[], Gunicorn], resolver: Re
         assert (response.status, response.json()["error"]["code"]) == (502, "upstream_unreachable")
         resolver.answer("127.0.0.1")  # the name moved to another address
         eventually(lambda: post(server).status == 200, "the new address")
+
+
+def test_a_silent_address_leaves_time_for_the_next(
+    start: Callable[[], Gunicorn], resolver: Resolver, upstream: ScriptedUpstream
+) -> None:
+    """L2: an address that does not answer takes its share of the connect timeout, and the request is served by the next one."""
+    resolver.answer("127.0.0.2", "127.0.0.1")
+    with full_backlog("127.0.0.2", upstream.port), start() as server:
+        assert post(server).status == 200
 
 
 def test_the_connect_timeout_is_for_all_addresses_together(

@@ -58,6 +58,23 @@ def test_headers_are_judged_as_gunicorn_judges_them(case: str) -> None:
     assert outcome(Response(request, None, Config()), HEADERS[case]) == expected
 
 
+@pytest.mark.parametrize(
+    ("method", "status", "body"),
+    [("GET", "200 OK", b"ab"), ("HEAD", "200 OK", b""), ("GET", "204 No Content", b""), ("GET", "304 Not Modified", b"")],
+)
+def test_an_answer_is_no_longer_than_it_says(method: str, status: str, body: bytes) -> None:
+    """An application that gives more than its length, or a body where there is none, does not write into the next answer."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        request = SimpleNamespace(method=method, version=(1, 1), should_close=lambda: False)
+        response = Response(request, ours, Config())
+        response.start_response(status, [("Content-Length", "2")])
+        for piece in (b"a", b"bc", b"d"):
+            response.write(piece)
+        response.close()
+        assert theirs.recv(4096).partition(b"\r\n\r\n")[2] == body
+
+
 def test_what_is_written_to_the_errors_goes_to_the_log(capsys: pytest.CaptureFixture[str]) -> None:
     """``wsgi.errors`` is standard error, where gunicorn's error log is, as it is when something is written."""
     wsgi.base_environ(Config())["wsgi.errors"].write("a line\n")
@@ -89,6 +106,17 @@ def test_a_request_may_take_longer_than_a_connection_may_be_idle(
     upstream.script = chain(stall(KEEP_ALIVE + 2.5), json_answer({"id": "1"}))
     response = ask(server.port, "POST", "/v1/chat/completions", {"model": "m", "messages": []})
     assert (response.status, response.complete) == (200, True)
+
+
+def test_no_header_that_a_server_lets_through_is_two(upstream: ScriptedUpstream) -> None:
+    """gunicorn refuses a line break in a field; where another server does not, the field stays here."""
+    app = Flask("host")
+    app.register_blueprint(create_blueprint({"": Upstream(upstream.url)}))
+    broken = dict.fromkeys(("HTTP_ACCEPT", "HTTP_X_AFFINITY", "HTTP_USER_AGENT", "HTTP_ACCEPT_ENCODING"), "a\r\nX-Mine: 1")
+    assert init_app(app).test_client().get("/v1/models", environ_overrides=broken).status_code == 200
+    (request,) = upstream.requests
+    assert (request.header("X-Mine"), request.header("Accept"), request.header("X-Affinity")) == (None, None, None)
+    assert (request.header("User-Agent") or "").startswith("mistral-filter/")
 
 
 def test_what_a_host_asks_for_is_called_when_the_response_is_closed(

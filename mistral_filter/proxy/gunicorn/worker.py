@@ -21,6 +21,8 @@ from mistral_filter.proxy.gunicorn.messages import LengthInput, Response
 __all__ = ["Worker"]
 
 _WARNING_SECONDS = 1.0
+_LAST_REQUEST_SECONDS = 2.0
+"""For the next request on a connection of a worker that stops."""
 
 
 class _Late(BaseException):
@@ -30,8 +32,8 @@ class _Late(BaseException):
 class _RequestTimeouts:
     """Bounds the waits for the next requests of all connections by one timer; a context manager for any number of greenlets.
 
-    Of each wait, a timer of its own would be the largest cost. A wait ends a second late at most, and when the worker stops:
-    it would keep the worker until the graceful timeout.
+    Of each wait, a timer of its own would be the largest cost. A wait ends a second late at most. When the worker stops, waits of
+    some seconds end, since they would keep it until the graceful timeout; in the others a request may be on its way.
     """
 
     def __init__(self, worker: Worker) -> None:
@@ -48,7 +50,9 @@ class _RequestTimeouts:
         return kind is _Late
 
     def _end_late_waits(self) -> None:
-        now = time.monotonic() if self._worker.alive else math.inf
+        now = time.monotonic()
+        if not self._worker.alive:
+            now += max(self._seconds - _LAST_REQUEST_SECONDS, 0)
         for greenlet in [greenlet for greenlet, until in self._until.items() if until < now]:
             greenlet.throw(_Late)
 
@@ -112,9 +116,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
             if self.nr >= self.max_requests and self.alive:
                 self.log.info("Autorestarting worker after current request.")
                 self.alive = False
-            if not self.alive or not self.cfg.keepalive:
-                response.force_close()
             pieces = self.wsgi(environ, response.start_response)
+            if not self.alive or not self.cfg.keepalive:  # it may have been told to stop meanwhile
+                response.force_close()
             try:
                 for piece in pieces:
                     response.write(piece)

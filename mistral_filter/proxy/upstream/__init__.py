@@ -103,9 +103,12 @@ class Upstream:
         length = len(body) if isinstance(body, bytes) else length
         if length is not None:
             fields["Content-Length"] = str(length)
+        connect_timeout = call.remaining(self._connect_timeout)
         try:
-            answer = self._own_transport().send(request, timeout=(call.remaining(self._connect_timeout), self._read_timeout))
+            answer = self._own_transport().send(request, timeout=(connect_timeout, self._read_timeout))
         except TransportError as error:
+            if error.code == "upstream_connect_timeout" and connect_timeout < self._connect_timeout:
+                raise UpstreamError("upstream_deadline") from None  # the total timeout was the shorter one
             raise self._failure(error) from None
         except Broken:
             raise UpstreamError("upstream_disconnected") from None
