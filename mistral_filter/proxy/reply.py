@@ -51,7 +51,8 @@ def respond(
     """The client's response to *reply*, which *plan* says how to rewrite; *body* is its body if that has been read.
 
     *heartbeat* are the seconds of silence after which a comment goes down an event stream. What is read whole counts as held by
-    *call*. Raises MistralFilterError while the failure can be a status: Overloaded where there is no room for a completion.
+    *call*; an answer for which there is no room is passed on as it comes: it has been paid for. Raises MistralFilterError while
+    the failure can be a status.
     """
     if environ["REQUEST_METHOD"] == "HEAD" or reply.status in (204, 304):
         reply.close()
@@ -80,9 +81,6 @@ def respond(
     content, rest = reply.whole(limit, call.held if limit else None)
     _still_wanted(reply, call)
     if rest is not None:
-        if rewrites and plan.completions and len(content) <= limit:
-            reply.close()
-            raise Overloaded(code="body_budget")
         pieces = chain(_slices(content), rest)
         if rewrites and plan.rewrites_pieces and kind == "application/json":
             return _response(reply, _stream(reply, plan.pieces(pieces), call, http_1_0), {"Content-Length": ""})

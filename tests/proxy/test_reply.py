@@ -136,12 +136,14 @@ def test_an_answer_that_is_read_whole_counts_until_the_call_ends(size: int) -> N
 
 
 @pytest.mark.parametrize("size", [100_000, 2 * MB])
-def test_a_full_budget_refuses_a_completion(size: int) -> None:
-    """It would not be what the client expects if it were passed on as it came."""
-    reply = Scripted(filled(LISTS, size))
-    with pytest.raises(Overloaded) as caught:
-        answered(reply, call=a_call(full(70_000)))
-    assert (caught.value.code, reply.closed) == ("body_budget", True)
+def test_a_full_budget_passes_a_completion_on_as_it_comes(size: int) -> None:
+    """It has been paid for: it is not thrown away, and what can be replaced piece by piece is."""
+    [choice], [call] = LISTS["choices"], CALLS["choices"]
+    answer = filled({"choices": [{"message": {**call["message"], **choice["message"]}}]}, size)
+    for plan in (COMPLETIONS, COMPLETIONS._replace(tool_names=NAMES)):
+        response = answered(Scripted(answer), plan, call=a_call(full(70_000)))
+        own = answer.replace(b'"a_b_1"', b'"a.b"') if plan.tool_names else answer
+        assert body_of(response) == own
 
 
 def test_a_full_budget_refuses_an_error() -> None:
