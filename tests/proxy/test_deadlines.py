@@ -310,7 +310,7 @@ def test_a_slow_reader_has_no_more_time_than_there_is(start: Start, upstream: Sc
     """The total deadline is for what has come already, too: the answer is cut, visibly, and its place is free."""
     server = start(MISTRAL_FILTER_CONCURRENCY=1, MISTRAL_FILTER_SEND_TIMEOUT="off", MISTRAL_FILTER_TOTAL_TIMEOUT=1)
     upstream.script = {
-        "/v1/embeddings": json_answer({"data": [{"embedding": [0.5] * 1000}] * 10_000}),
+        "/v1/embeddings": json_answer({"data": [{"embedding": [0.5] * 1000}] * 2500}),
         "/v1/models": json_answer({"other": True}),
     }
     with connect(server.port) as sock:
