@@ -17,7 +17,7 @@ run: $(VENV)/.runs
 test: $(VENV)/.tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder
 
 # Compares the tables with Mistral's newest SDK, in an environment of its own; exit status 1 on a difference.
 drift:
