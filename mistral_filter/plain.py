@@ -35,8 +35,7 @@ def is_plain(raw: Raw) -> bool:
     """Whether *raw* is a conversation as nearly all begin: roles and texts in an order that every API takes, a user's last.
 
     Nothing in it is changed (the tests compare it with the long way), and it costs a third of looking at the messages one by
-    one. False may mean anything, also that
-    *raw* is no JSON.
+    one. False may mean anything, also that *raw* is no JSON.
     """
     if len(raw) > _LONGEST:
         return False
@@ -80,10 +79,9 @@ LEAST = 16384
 """Bytes of a body that is worth reading in two pieces."""
 _NEAR = 4096
 """Bytes before and after the conversation, at most."""
-_KEY = "messages"
-_BEFORE = b'"%b":' % _KEY.encode()
-_END = b'"}]'
+_KEY, _BEFORE, _END = "messages", b'"messages":', b'"}]'
 _WORD = b'"\xee\x80\x82"'
+"""Stands for the conversation: a character for private use, so that hardly any body has it. One that does is read as a whole."""
 
 
 def read_plain(body: bytes) -> Plain | None:

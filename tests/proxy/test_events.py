@@ -138,3 +138,15 @@ def test_an_event_of_very_many_lines_passes() -> None:
         assert (len(data) <= events.MOST_LINES) == most
         sent = b"".join(PLANS["chat"].events(iter([event])))
         assert (sent != event) == most
+
+
+def test_a_key_with_escapes_behind_a_short_event_is_read() -> None:
+    """As it is without the short event, behind which others are passed over."""
+    escaped = re.sub(
+        rb'"([a-z])(\w*":)', lambda key: b'"\\u%04x%b' % (ord(key[1]), key[2]), b'{"message":"Overloaded","code":"3505"}'
+    )
+    event = b"data: " + escaped + b"\n\n"
+    for plan_ in (PLANS["chat"], PLANS["responses"]):
+        alone = b"".join(plan_.events(iter([event])))
+        assert alone != event
+        assert b"".join(plan_.events(iter([b"data:1\n\n" + event]))) == b"data:1\n\n" + alone

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from replies import JSON, ScriptedReply
 
 from mistral_filter.errors import Overloaded, UpstreamError
 from mistral_filter.paths import Target
@@ -30,32 +30,13 @@ COMPLETIONS = Plan(completions=True, lists=True)
 NAMES = {"a_b_1": "a.b"}
 
 
-class Scripted:
-    """An upstream's reply in pieces of 64 KiB."""
-
-    reason = "OK"
-
-    def __init__(self, body: bytes, *, status: int = 200, kind: str = "application/json", sized: bool = True) -> None:
-        self.status, self.closed, self.taken = status, False, 0
-        self.length = len(body) if sized else None
-        self.headers = [("Content-Type", kind), *([("Content-Length", str(len(body)))] if sized else [])]
-        self._body = body
-
-    def pieces(self, heartbeat: float | None = None) -> Iterator[bytes]:
-        for at in range(0, len(self._body), PIECE):
-            self.taken += 1
-            yield self._body[at : at + PIECE]
-
-    def whole(self, limit: int, held: Held | None = None) -> tuple[bytes, Iterator[bytes] | None]:
-        content, rest = b"", self.pieces()
-        for piece in rest:
-            content += piece
-            if len(content) > limit or (held is not None and not held.takes(len(piece))):
-                return content, rest
-        return content, None
-
-    def close(self) -> None:
-        self.closed = True
+def scripted(body: bytes, *, status: int = 200, sized: bool = True) -> ScriptedReply:
+    """A reply in pieces of 64 KiB; *sized*: it says how long it is."""
+    length = ("Content-Length", str(len(body)))
+    pieces = (body[at : at + PIECE] for at in range(0, len(body), PIECE))
+    reply = ScriptedReply(*pieces, status=status, headers=(JSON, length) if sized else (JSON,))
+    reply.length = len(body) if sized else None
+    return reply
 
 
 def filled(answer: dict[str, Any], size: int) -> bytes:
@@ -89,10 +70,10 @@ def body_of(response: Response) -> bytes:
 def test_a_completion_is_rewritten_up_to_a_size(sized: bool) -> None:
     """What is larger is passed on as it came, with its length if it has one."""
     answer = filled(LISTS, WHOLE_COMPLETION - 1000)
-    response = answered(Scripted(answer, sized=sized))
+    response = answered(scripted(answer, sized=sized))
     assert json.loads(body_of(response))["choices"][0]["message"]["content"] == "x" * (WHOLE_COMPLETION - 1000)
     answer = filled(LISTS, WHOLE_COMPLETION)
-    response = answered(Scripted(answer, sized=sized))
+    response = answered(scripted(answer, sized=sized))
     assert body_of(response) == answer
     assert response.headers.get("Content-Length") == (str(len(answer)) if sized else None)
 
@@ -102,7 +83,7 @@ def test_a_completion_is_rewritten_up_to_a_size(sized: bool) -> None:
 def test_an_answer_of_any_size_has_the_clients_own_names(plan: Plan, size: int) -> None:
     """The length that the upstream said is not passed on where it may be another one."""
     answer = filled(CALLS, size)
-    response = answered(Scripted(answer), plan)
+    response = answered(scripted(answer), plan)
     content = body_of(response)
     assert json.loads(content)["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "a.b"
     assert response.headers.get("Content-Length") == (str(len(content)) if size == 10 else None)
@@ -111,7 +92,7 @@ def test_an_answer_of_any_size_has_the_clients_own_names(plan: Plan, size: int) 
 def test_embeddings_of_any_size_become_base64_and_are_not_held() -> None:
     """The first of them are with the client before the last have come."""
     answer = json.dumps({"data": [{"embedding": [0.5] * 1024, "index": i} for i in range(1000)]}).encode()
-    reply, call = Scripted(answer), a_call()
+    reply, call = scripted(answer), a_call()
     response = answered(reply, Plan(base64=True), call)
     first = next(pieces := iter(response.response))
     assert isinstance(first, bytes)
@@ -127,7 +108,7 @@ def test_an_answer_that_is_read_whole_counts_until_the_call_ends(size: int) -> N
     """A client that reads slowly holds it all the while."""
     budget = Budget(body_bytes=4 * MB, max_body=2 * MB)
     call = a_call(budget)
-    body_of(answered(Scripted(filled(LISTS, size)), call=call))
+    body_of(answered(scripted(filled(LISTS, size)), call=call))
     assert call.held is not None
     assert call.held.any
     call.close()
@@ -141,19 +122,19 @@ def test_a_full_budget_passes_a_completion_on_as_it_comes(size: int) -> None:
     [choice], [call] = LISTS["choices"], CALLS["choices"]
     answer = filled({"choices": [{"message": {**call["message"], **choice["message"]}}]}, size)
     for plan in (COMPLETIONS, COMPLETIONS._replace(tool_names=NAMES)):
-        response = answered(Scripted(answer), plan, call=a_call(full(70_000)))
+        response = answered(scripted(answer), plan, call=a_call(full(70_000)))
         own = answer.replace(b'"a_b_1"', b'"a.b"') if plan.tool_names else answer
         assert body_of(response) == own
 
 
 def test_a_full_budget_refuses_an_error() -> None:
     """Its body is read whole."""
-    reply = Scripted(filled({"message": "@"}, 100_000), status=422)
+    reply = scripted(filled({"message": "@"}, 100_000), status=422)
     with pytest.raises(Overloaded):
         answered(reply, call=a_call(full(70_000)))
     assert reply.closed
     with pytest.raises(UpstreamError, match="very long page"):
-        whole_error(Scripted(b"x" * 2 * MB, status=422), a_call())
+        whole_error(scripted(b"x" * 2 * MB, status=422), a_call())
 
 
 @pytest.mark.parametrize("size", [100, MB])
@@ -163,7 +144,7 @@ def test_a_refusal_that_is_not_passed_on_is_not_held(size: int) -> None:
     assert call.held is not None
     call.held.add(1000)
     for _ in range(64):
-        let_go(whole_error(Scripted(b"x" * size, status=429), call), call)
+        let_go(whole_error(scripted(b"x" * size, status=429), call), call)
         assert call.held.any
     call.held.give_back(1000)
     assert not call.held.any
@@ -173,7 +154,7 @@ def test_a_refusal_that_is_not_passed_on_is_not_held(size: int) -> None:
 def test_a_full_budget_passes_other_answers_on(plan: Plan) -> None:
     """They need not be whole."""
     answer = filled({"data": "@"}, 500_000)
-    assert body_of(answered(Scripted(answer), plan, a_call(full(70_000)))) == answer
+    assert body_of(answered(scripted(answer), plan, a_call(full(70_000)))) == answer
 
 
 @pytest.mark.parametrize("size", [WHOLE - 1000, 5 * MB])
@@ -181,5 +162,5 @@ def test_a_full_budget_passes_other_answers_on(plan: Plan) -> None:
 def test_the_servers_key_is_kept_out_of_answers_of_any_size(plan: Plan, size: int) -> None:
     """Also where they are passed on as they come."""
     answer = filled({"data": f"@{KEY}", "choices": []}, size)
-    content = body_of(answered(ServerKey(KEY, ["t"]).keyless(Scripted(answer)), plan))
+    content = body_of(answered(ServerKey(KEY, ["t"]).keyless(scripted(answer)), plan))
     assert (KEY.encode() in content, len(content)) == (False, len(answer))

@@ -14,45 +14,17 @@ from urllib.parse import quote, unquote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from replies import JSON, ScriptedReply
 
 from mistral_filter.errors import Unauthorized, UpstreamError
-from mistral_filter.proxy.budget import Held
 from mistral_filter.proxy.secret import Reply, ServerKey, _Spellings
 
 KEY = "server-key/Kx81"
 TOKENS = ("team-token-Ab12", "team-token-Cd34")
-JSON = ("Content-Type", "application/json")
 SSE = ("Content-Type", "text/event-stream; charset=utf-8")
 
 
-class Scripted:
-    """An upstream's reply that is a list of pieces; an empty piece is a heartbeat."""
-
-    reason = "OK"
-
-    def __init__(self, *pieces: bytes, status: int = 200, headers: tuple[tuple[str, str], ...] = (JSON,)) -> None:
-        self.sent = pieces
-        self.status = status
-        self.headers = list(headers)
-        self.length = sum(map(len, pieces))
-        self.closed = False
-
-    def pieces(self, heartbeat: float | None = None) -> Iterator[bytes]:
-        return iter(self.sent)
-
-    def whole(self, limit: int, held: Held | None = None) -> tuple[bytes, Iterator[bytes] | None]:
-        beginning, rest = b"", iter([piece for piece in self.sent if piece])
-        for piece in rest:
-            beginning += piece
-            if len(beginning) > limit or (held is not None and not held.takes(len(piece))):
-                return beginning, rest
-        return beginning, None
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def keyless(reply: Scripted, key: str = KEY) -> Reply:
+def keyless(reply: ScriptedReply, key: str = KEY) -> Reply:
     return ServerKey(key, TOKENS).keyless(reply)
 
 
@@ -60,7 +32,7 @@ def passed(body: bytes, *cuts: int, key: str = KEY) -> bytes:
     """What comes down of a body that is cut at these offsets."""
     edges = [0, *sorted(cuts), len(body)]
     pieces = [body[start:end] for start, end in pairwise(edges)]
-    return b"".join(keyless(Scripted(*pieces), key).pieces())
+    return b"".join(keyless(ScriptedReply(*pieces), key).pieces())
 
 
 def drained(reply: Reply) -> tuple[list[bytes], UpstreamError | None]:
@@ -127,7 +99,7 @@ def test_an_upstream_without_a_key_is_refused() -> None:
 @pytest.mark.parametrize("credentials", [None, "Bearer own-key", "Basic x"])
 def test_without_tokens_callers_use_their_own_credentials(key: str | None, credentials: str | None) -> None:
     """They go up unchanged, the server's key is never used, and replies are passed as they are."""
-    server_key, reply = ServerKey(key), Scripted(KEY.encode(), status=401)
+    server_key, reply = ServerKey(key), ScriptedReply(KEY.encode(), status=401)
     assert server_key.authorize(credentials) == credentials
     assert not server_key.used
     assert server_key.keyless(reply) is reply
@@ -136,7 +108,7 @@ def test_without_tokens_callers_use_their_own_credentials(key: str | None, crede
 def test_the_key_is_in_no_repr() -> None:
     """Neither that of the object that holds it nor that of a reply."""
     server_key = ServerKey(KEY, TOKENS)
-    shown = repr(server_key) + str(server_key) + repr(server_key.keyless(Scripted()))
+    shown = repr(server_key) + str(server_key) + repr(server_key.keyless(ScriptedReply()))
     assert not [secret for secret in (KEY, *TOKENS) if secret in shown]
     assert server_key.used
 
@@ -163,18 +135,18 @@ ENCODED_KEYS = [
 def test_a_header_that_quotes_the_key_is_left_out(value: str) -> None:
     """Verbatim, percent-encoded, with JSON escapes or quoted pairs; the other headers stay in order."""
     headers = (("X-A", "1"), ("X-Debug", value), JSON, ("X-A", "100%"), ("X-Path", "C:\\x%41"))
-    assert keyless(Scripted(headers=headers)).headers == [headers[0], *headers[2:]]
+    assert keyless(ScriptedReply(headers=headers)).headers == [headers[0], *headers[2:]]
 
 
 def test_a_header_name_that_quotes_the_key_is_left_out() -> None:
     """Names are compared without regard to case."""
-    assert keyless(Scripted(headers=((f"X-{KEY.upper()}", "1"), ("X-B", "2")))).headers == [("X-B", "2")]
+    assert keyless(ScriptedReply(headers=((f"X-{KEY.upper()}", "1"), ("X-B", "2")))).headers == [("X-B", "2")]
 
 
 @pytest.mark.parametrize("value", ENCODED_KEYS[:-1])
 def test_a_reason_phrase_that_quotes_the_key_becomes_the_usual_one(value: str) -> None:
     """Others stay as they came."""
-    reply = Scripted(status=404)
+    reply = ScriptedReply(status=404)
     reply.reason = f"no {value}"
     assert keyless(reply).reason == "Not Found"
     reply.reason = "Nicht da"
@@ -201,7 +173,7 @@ def test_a_reason_phrase_that_quotes_the_key_becomes_the_usual_one(value: str) -
 )
 def test_a_body_that_cannot_be_searched_is_refused(status: int, headers: list[tuple[str, str]]) -> None:
     """No content-encoding was accepted, so one in the answer, in whatever header, is a fault of the upstream."""
-    reply = Scripted(b"x", status=status, headers=tuple(headers))
+    reply = ScriptedReply(b"x", status=status, headers=tuple(headers))
     with pytest.raises(UpstreamError) as caught:
         keyless(reply)
     assert (caught.value.status, caught.value.code, reply.closed) == (502, "upstream_protocol", True)
@@ -220,14 +192,14 @@ def test_a_body_that_cannot_be_searched_is_refused(status: int, headers: list[tu
 )
 def test_a_body_that_is_not_encoded_passes(headers: list[tuple[str, str]]) -> None:
     """``identity`` is no encoding, and ASCII is a part of most charsets."""
-    reply = keyless(Scripted(b"x", headers=tuple(headers)))
+    reply = keyless(ScriptedReply(b"x", headers=tuple(headers)))
     assert (reply.headers, reply.whole(9)) == (headers, (b"x", None))
 
 
 @pytest.mark.parametrize("status", [204, 304])
 def test_an_answer_without_a_body_needs_no_search(status: int) -> None:
     """Its Content-Encoding is about another answer."""
-    assert keyless(Scripted(status=status, headers=(("Content-Encoding", "gzip"),))).status == status
+    assert keyless(ScriptedReply(status=status, headers=(("Content-Encoding", "gzip"),))).status == status
 
 
 @pytest.mark.parametrize("codec", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
@@ -237,7 +209,7 @@ def test_json_in_another_encoding_of_unicode_is_refused(codec: str, kind: str) -
     body = json.dumps({"detail": KEY}).encode(codec)
     assert json.loads(body)["detail"] == KEY
     for status in (200, 400):
-        reply = Scripted(body, status=status, headers=(("Content-Type", kind),) if kind else ())
+        reply = ScriptedReply(body, status=status, headers=(("Content-Type", kind),) if kind else ())
         with pytest.raises(UpstreamError, match="not valid") as caught:
             keyless(reply).whole(1000)
         assert (caught.value.code, reply.closed) == ("upstream_protocol", True)
@@ -246,7 +218,7 @@ def test_json_in_another_encoding_of_unicode_is_refused(codec: str, kind: str) -
 def test_binary_bodies_pass() -> None:
     """A file or a voice may have NUL bytes; the key is looked for as in text."""
     body = b"\0\xff" + KEY.encode() + b"\0\\u00"
-    reply = keyless(Scripted(body, headers=(("Content-Type", "audio/mpeg"),)))
+    reply = keyless(ScriptedReply(body, headers=(("Content-Type", "audio/mpeg"),)))
     assert b"".join(reply.pieces()) == b"\0\xff" + b"*" * len(KEY) + b"\0\\u00"
 
 
@@ -262,12 +234,12 @@ def test_a_file_with_the_key_in_wide_characters_is_cut(kind: str, spelled: str, 
     before = b"\0\xff\x01"
     body = before + spelled.encode(codec) + b"\0\0\xfe"
     for pieces in ([body], [body[:20], body[20:]], [body[:50], body[50:]], [bytes([byte]) for byte in body]):
-        reply = Scripted(*pieces, headers=(("Content-Type", kind),))
+        reply = ScriptedReply(*pieces, headers=(("Content-Type", kind),))
         sent, error = drained(keyless(reply))
         assert error is not None
         assert (error.code, reply.closed) == ("upstream_unauthorized", True)
         assert before.startswith(b"".join(sent).rstrip(b"\0"))
-    reply = Scripted(body, status=500, headers=(("Content-Type", kind),))
+    reply = ScriptedReply(body, status=500, headers=(("Content-Type", kind),))
     with pytest.raises(UpstreamError):
         keyless(reply).whole(1000)
 
@@ -279,8 +251,8 @@ def test_a_file_with_most_of_the_key_passes(codec: str) -> None:
     body = b"\x89PNG\0" + part + b"\0\0\0\x01" + KEY[1:].encode(codec) + part
     for size in (1, 3, 64, len(body)):
         pieces = [body[at : at + size] for at in range(0, len(body), size)]
-        assert b"".join(keyless(Scripted(*pieces, headers=(BINARY,))).pieces()) == body
-    assert keyless(Scripted(body, headers=(BINARY,))).whole(10_000) == (body, None)
+        assert b"".join(keyless(ScriptedReply(*pieces, headers=(BINARY,))).pieces()) == body
+    assert keyless(ScriptedReply(body, headers=(BINARY,))).whole(10_000) == (body, None)
 
 
 def test_ordinary_answers_are_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,7 +262,7 @@ def test_ordinary_answers_are_searched_once(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(_Spellings, "may_be_in", lambda self, data: counted.append(data) or search(self, data))
     for headers in ((JSON,), (SSE,), ()):
         pieces = [b'{"a":"b"}\n\n', b"data: [DONE]\n\n"]
-        passed_on = list(keyless(Scripted(*pieces, headers=headers)).pieces())
+        passed_on = list(keyless(ScriptedReply(*pieces, headers=headers)).pieces())
         assert [id(piece) for piece in passed_on] == [id(piece) for piece in pieces]
         assert len(counted) == 2
         counted.clear()
@@ -302,7 +274,7 @@ def test_ordinary_answers_are_searched_once(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("body", [b"", b'{"detail":"Unauthorized"}', KEY.encode()])
 def test_a_401_is_about_the_servers_key(body: bytes) -> None:
     """The caller must not take it for a fault of its token; nothing of the body is read."""
-    reply = Scripted(body, status=401, headers=(JSON, ("Content-Encoding", "gzip")))
+    reply = ScriptedReply(body, status=401, headers=(JSON, ("Content-Encoding", "gzip")))
     with pytest.raises(UpstreamError) as caught:
         keyless(reply)
     assert (caught.value.status, caught.value.code, reply.closed) == (502, "upstream_unauthorized", True)
@@ -316,11 +288,11 @@ def test_an_error_that_quotes_the_key_is_a_502(status: int, spelling: str, kind:
     body = f'{{"detail": "the key {spelling} is not known"}}'.encode()
     headers = (("Content-Type", kind),) if kind else ()
     for pieces in ([body], [body[i : i + 1] for i in range(len(body))]):
-        reply = Scripted(*pieces, status=status, headers=headers)
+        reply = ScriptedReply(*pieces, status=status, headers=headers)
         with pytest.raises(UpstreamError) as caught:
             keyless(reply).whole(10_000)
         assert (caught.value.status, caught.value.code, reply.closed) == (502, "upstream_unauthorized", True)
-        reply = Scripted(*pieces, status=status, headers=headers)
+        reply = ScriptedReply(*pieces, status=status, headers=headers)
         received, error = drained(keyless(reply))
         seen = b"".join(received)
         assert (error and error.code) == "upstream_unauthorized"
@@ -332,7 +304,7 @@ def test_an_error_that_quotes_the_key_is_a_502(status: int, spelling: str, kind:
 def test_an_error_that_quotes_nothing_passes() -> None:
     """As the same bytes, with its headers and its reason."""
     body = b'{"detail":"Rate limit exceeded \\u00e9 \\/ server-key"}'
-    reply = keyless(Scripted(body, status=429, headers=(JSON, ("Retry-After", "7"))))
+    reply = keyless(ScriptedReply(body, status=429, headers=(JSON, ("Retry-After", "7"))))
     assert (reply.status, reply.reason, reply.headers, reply.length) == (429, "OK", [JSON, ("Retry-After", "7")], len(body))
     assert reply.whole(1000) == (body, None)
 
@@ -485,7 +457,7 @@ def test_a_percent_encoded_key_in_a_url_of_a_header_is_gone() -> None:
     """What ``urllib.parse.unquote`` makes of any header does not hold the key."""
     for key in (KEY, "key%41bcd", "k+y=/&x%"):
         for encoded in (quote(key, safe=""), quote(quote(key, safe="")), key):
-            reply = ServerKey(key, TOKENS).keyless(Scripted(headers=(("Location", f"/?k={encoded}"), JSON)))
+            reply = ServerKey(key, TOKENS).keyless(ScriptedReply(headers=(("Location", f"/?k={encoded}"), JSON)))
             assert not [value for _, value in reply.headers if key in unquote(unquote(value))]
             assert reply.headers == [JSON]
 
@@ -497,13 +469,13 @@ def test_a_live_event_is_never_held_back() -> None:
     """Each event comes down before the next is asked for, and a heartbeat is passed as one."""
     events = [b'data: {"n":"' + text + b'"}\n\n' for text in (b"server", b"server-key/Kx8", b"\\u0073", b"x\\\\", b"\xc3\xa9")]
     sent = [events[0], b"", *events[1:], b"data: [DONE]\n\n"]
-    assert list(keyless(Scripted(*sent, headers=(SSE,))).pieces(heartbeat=1.0)) == sent
+    assert list(keyless(ScriptedReply(*sent, headers=(SSE,))).pieces(heartbeat=1.0)) == sent
 
 
 def test_only_a_possible_beginning_is_held() -> None:
     """Of a piece that ends in the key's beginning the rest is passed at once, and the beginning as soon as it is none."""
     pieces = [b"abc ser", b"", b"ver-k", b"ing server-", b"key/Kx81", b"x\\u00", b"e9 server"]
-    assert list(keyless(Scripted(*pieces, headers=(SSE,))).pieces()) == [
+    assert list(keyless(ScriptedReply(*pieces, headers=(SSE,))).pieces()) == [
         b"abc ",
         b"",
         b"server-king ",
@@ -520,13 +492,13 @@ def test_the_key_in_a_stream_is_masked() -> None:
     want = body.replace(KEY.encode(), b"*" * len(KEY)).replace(escaped(KEY).encode(), b"*" * len(escaped(KEY)))
     for size in (1, 2, 7, 1000):
         pieces = [body[i : i + size] for i in range(0, len(body), size)]
-        assert b"".join(keyless(Scripted(*pieces, headers=(SSE,))).pieces()) == want
+        assert b"".join(keyless(ScriptedReply(*pieces, headers=(SSE,))).pieces()) == want
 
 
 def test_a_break_in_a_stream_is_passed_on() -> None:
     """The error of the upstream's reply comes through, after what can be passed."""
 
-    class Broken(Scripted):
+    class Broken(ScriptedReply):
         def pieces(self, heartbeat: float | None = None) -> Iterator[bytes]:
             yield b"data: 1\n\nda ser"
             raise UpstreamError("upstream_cut")
@@ -541,18 +513,18 @@ def test_a_long_body_is_masked_too() -> None:
     body = f'["{"x" * 5000}{spelling}{"y" * 5000}{KEY}"]'.encode()
     want = body.replace(KEY.encode(), b"*" * len(KEY)).replace(spelling.encode(), b"*" * len(spelling))
     for size in (1, 100, 4999, 6000, 20_000):
-        reply = keyless(Scripted(*(body[i : i + size] for i in range(0, len(body), size))))
+        reply = keyless(ScriptedReply(*(body[i : i + size] for i in range(0, len(body), size))))
         beginning, rest = reply.whole(5030)
         assert rest is not None
         assert beginning + b"".join(rest) == want
-    assert keyless(Scripted(body)).whole(len(body)) == (want, None)
+    assert keyless(ScriptedReply(body)).whole(len(body)) == (want, None)
     short = b'{"a": "server-key"}'
-    assert keyless(Scripted(short)).whole(100)[0] is short
+    assert keyless(ScriptedReply(short)).whole(100)[0] is short
 
 
 def test_a_complete_body_that_spells_the_key_with_escapes_is_a_502() -> None:
     """An upstream that hides the key in a body that can still be refused does not quote it by accident."""
-    reply = keyless(Scripted(f'["{escaped(KEY)}"]'.encode()))
+    reply = keyless(ScriptedReply(f'["{escaped(KEY)}"]'.encode()))
     with pytest.raises(UpstreamError) as caught:
         reply.whole(1000)
     assert caught.value.code == "upstream_unauthorized"
@@ -565,7 +537,7 @@ def test_what_is_held_back_is_bounded(piece: bytes) -> None:
     """A reply that goes on like the key for ever costs no more memory than one spelling of it."""
     received = passed_on = 0
 
-    class Endless(Scripted):
+    class Endless(ScriptedReply):
         def pieces(self, heartbeat: float | None = None) -> Iterator[bytes]:
             nonlocal received
             for _ in range(50):

@@ -111,7 +111,7 @@ def of_whole(node: Node, lists: bool) -> Iterator[Node]:
 class Chunks:
     """The chunks of one stream; remembers which choices have begun, and which tool call has which index."""
 
-    words = re.compile(rb'"(?:choices|%b)"' % STREAM_ERROR)
+    words = re.compile(rb'"choices"|' + STREAM_ERROR)
 
     def __init__(self, lists: bool) -> None:
         self._lists = lists

@@ -20,8 +20,8 @@ __all__ = ["STREAM_ERROR", "error_answer", "is_error", "put_error", "put_stream_
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 """OpenAI's ``type`` by status; the rest by its first digit."""
 
-STREAM_ERROR = b"object|message|error|detail"
-"""Keys, as a pattern: each of Mistral's errors in a stream has one of them; see ``is_error``."""
+STREAM_ERROR = rb'"(?:object|message|error|detail)"|\\u00[4-7]'
+"""A pattern: each of Mistral's errors in a stream has one of these keys, or a letter of it is escaped; see ``is_error``."""
 
 _MAX_VIOLATIONS = 10
 _MAX_TEXT = 500

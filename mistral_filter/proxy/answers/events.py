@@ -42,7 +42,7 @@ class Rewriter(Protocol):
     """What is known of the events of one stream, and what becomes of them."""
 
     words: re.Pattern[bytes]
-    """Found in every event that may have to be rewritten or noted, apart from one with escapes in its keys."""
+    """Found in every event that may have to be rewritten or noted."""
 
     @property
     def plain(self) -> Callable[[bytes], object]:

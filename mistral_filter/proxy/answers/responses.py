@@ -36,7 +36,7 @@ _event = msgspec.json.Decoder(_Event).decode
 class ResponseEvents:
     """The events of one stream; remembers their numbers. See ``events.Rewriter``."""
 
-    words = re.compile(rb'"(?:sequence_number|%b)"' % STREAM_ERROR)
+    words = re.compile(rb'"sequence_number"|' + STREAM_ERROR)
 
     def __init__(self) -> None:
         self._number = 0

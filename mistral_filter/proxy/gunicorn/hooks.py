@@ -45,16 +45,14 @@ def ssl_context(config: Any, default_factory: Callable[[], ssl.SSLContext]) -> s
     """
     context = default_factory()
     context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
-    usual: Any = context.sslsocket_class
+    usual = context.sslsocket_class
 
-    class Client(usual):  # type: ignore[misc]
-        def do_handshake(self, *arguments: Any) -> None:
-            """The handshake, in time."""
-            self.settimeout(max(config.keepalive, 1))
-            super().do_handshake(*arguments)
-            self.settimeout(None)
+    def do_handshake(client: ssl.SSLSocket, *arguments: Any) -> None:
+        client.settimeout(max(config.keepalive, 1))
+        usual.do_handshake(client, *arguments)
+        client.settimeout(None)
 
-    context.sslsocket_class = Client
+    context.sslsocket_class = type("Client", (usual,), {"do_handshake": do_handshake})
     return context
 
 
