@@ -36,6 +36,7 @@ __all__ = [
     "reset",
     "send_all",
     "shut_down",
+    "take_turns",
     "unwatch",
     "watch",
 ]
@@ -75,6 +76,23 @@ def let_others_run() -> None:
     time.sleep(0)
 
 
+class _Turns:
+    """Whether a request has given way to the others, by waiting, since that was last asked."""
+
+    given = False
+
+
+_turns = _Turns()
+
+
+def take_turns() -> None:
+    """Gives way to the other requests of this worker, unless one has waited since this was last asked: then all have had their turn."""
+    if _turns.given:
+        _turns.given = False
+    else:
+        let_others_run()
+
+
 def brief_lock() -> Any:
     """A lock for a few statements that never wait.
 
@@ -99,6 +117,7 @@ class Readiness:
 
     def wait(self) -> None:
         """Returns when there is something to read, or the end."""
+        _turns.given = True
         self._hub.wait(self._event)
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, Array, Object, Tagged
 from mistral_filter.proxy import logs
 from mistral_filter.proxy.call import call_of
 from mistral_filter.proxy.calls import Calls
-from mistral_filter.proxy.logs import Record, RequestLog, access_path, changes_text, configure
+from mistral_filter.proxy.logs import Record, RequestLog, access_path, changes_text, configure, request_id_of
 
 KEY, QUERY, PROMPT, PATH, HEADER = "kkCANARYkk1a2b3c4d5e6f7g8h9", "qqCANARYqq", "ppCANARYpp", "xxCANARYxx", "hhCANARYhh"
 PREFIXES = ("", "/codestral")
@@ -500,6 +500,17 @@ def test_no_request_id_quotes_a_credential(headers: dict[str, str], query: str, 
     Client(app, use_cookies=False).get("/v1/models", query_string=query, headers=headers, buffered=True)
     Client(app).get("/v1/models", headers={"Authorization": "Bearer of-another", "X-Request-Id": request_id}, buffered=True)
     assert [record.request_id for record in records] == ["-", request_id]
+
+
+@pytest.mark.parametrize("before", range(9))
+def test_eight_characters_of_a_credential_are_too_many(before: int) -> None:
+    """Wherever they stand in the id and in the credential. Seven are no quotation, unless they are all of the id."""
+    environ = {"HTTP_AUTHORIZATION": f"Bearer {KEY}", "HTTP_USER_AGENT": "of-another"}
+    for at in range(len(KEY) - 7):
+        for after in range(9):
+            eight, seven = ("." * before + KEY[at : at + length] + "." * after for length in (8, 7))
+            assert request_id_of([("X-Request-Id", eight)], environ) == "-"
+            assert request_id_of([("X-Request-Id", seven)], environ) == (seven if before + after else "-")
 
 
 FORGING = ["\n", "\r\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029", "\x00", "\x1b[2J", "\ud800", "\x7f", "\u202e"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 from flask import Flask
 from gunicorn.config import Config
 from gunicorn.http import wsgi
-from servers import DEADLINE, Gunicorn, ask
+from servers import DEADLINE, Gunicorn, ask, connect, read_response
 from upstream import ScriptedUpstream, chain, json_answer, stall
 
 from mistral_filter.flask import init_app
@@ -106,6 +107,26 @@ def test_a_request_may_take_longer_than_a_connection_may_be_idle(
     upstream.script = chain(stall(KEEP_ALIVE + 2.5), json_answer({"id": "1"}))
     response = ask(server.port, "POST", "/v1/chat/completions", {"model": "m", "messages": []})
     assert (response.status, response.complete) == (200, True)
+
+
+def test_requests_that_lie_ready_do_not_go_before_those_of_others(gunicorn_server: Callable[..., Gunicorn]) -> None:
+    """A client that sends four hundred at once takes turns with another, although none of them waits for anything."""
+    server = gunicorn_server("-w", "1")
+    request = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    with connect(server.port) as one, connect(server.port) as many:
+        for client in (one, many):
+            client.sendall(request)
+            assert read_response(client).status == 200
+        many.sendall(400 * request)
+        assert read_response(many).status == 200  # the worker is at it
+        one.sendall(request)
+        assert read_response(one).status == 200
+        many.setblocking(False)
+        came = b""
+        with contextlib.suppress(BlockingIOError):  # no more has come yet
+            while piece := many.recv(1 << 20):
+                came += piece
+        assert came.count(b"HTTP/1.1 200 OK") < 350
 
 
 def test_no_header_that_a_server_lets_through_is_two(upstream: ScriptedUpstream) -> None:

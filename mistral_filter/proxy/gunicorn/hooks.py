@@ -110,4 +110,4 @@ _KEPT_FREE = 32 << 20
 
 def post_request(_worker: Any, _req: Any, _environ: Any, _resp: Any) -> None:
     """Gives way to the other connections: requests that lie ready on one would be served in a row."""
-    sockets.let_others_run()
+    sockets.take_turns()
