@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 from urllib.parse import quote
 
-__all__ = ["HEADER", "MAX_HEADER", "MOST_CHANGES", "Change", "as_header"]
+__all__ = ["HEADER", "MAX_HEADER", "MOST_CHANGES", "Change", "as_header", "remembered"]
 
 HEADER = "Mistral-Filter-Changes"
 
@@ -36,7 +35,34 @@ class Change(NamedTuple):
     """The new name or place, where there is one."""
 
 
+_FEW, _SHORT, _MOST_TEXTS = 16, 200, 256
+"""What is remembered: texts of so many changes, of so many characters in all their names and in each reason; and how many."""
+
 _INDEX = re.compile(r"\[\d+\]")
+
+
+def remembered(write: Callable[[tuple[Change, ...]], str]) -> Callable[[tuple[Change, ...]], str]:
+    """*write*, with its last texts of few and short changes kept: requests of one client are alike, and so are their changes."""
+    texts: dict[tuple[Change, ...], str] = {}
+
+    def text_of(changes: tuple[Change, ...]) -> str:
+        if len(changes) > _FEW:
+            return write(changes)
+        text = texts.get(changes)
+        if text is None:
+            text = write(changes)
+            if _are_short(changes):
+                if len(texts) >= _MOST_TEXTS:
+                    texts.clear()
+                texts[changes] = text
+        return text
+
+    return text_of
+
+
+def _are_short(changes: tuple[Change, ...]) -> bool:
+    names = sum(len(change.path) + len(change.to or "") for change in changes)
+    return names <= _SHORT and all(len(change.reason) <= _SHORT for change in changes)
 
 
 def as_header(changes: Iterable[Change], limit: int = MAX_HEADER, *, more: int = 0) -> str:
@@ -48,18 +74,15 @@ def as_header(changes: Iterable[Change], limit: int = MAX_HEADER, *, more: int =
     percent-encoded.
     """
     made = tuple(changes)
-    places = tuple((change.action, change.path, change.to or "", change.loss) for change in made[:MOST_CHANGES])
-    more += len(made) - len(places)
-    small = len(places) <= _FEW and sum(len(path) + len(to) for _, path, to, _ in places) <= _SHORT
-    return (_remembered if small else _header)(places, limit, more)
+    return _usual(made) if limit == MAX_HEADER and not more else _header(made, limit, more)
 
 
-def _header(places: tuple[_Place, ...], limit: int, more: int) -> str:
-    """*more* counts the changes that are not in *places*."""
+def _header(changes: tuple[Change, ...], limit: int = MAX_HEADER, more: int = 0) -> str:
+    """*more* counts the changes that are not in *changes*."""
     counts: dict[str, int] = {}
-    more += len(places)
-    for action, path, to, loss in places:
-        if len(path) + len(to) > limit:  # it cannot fit: not worth the work
+    more += len(changes)
+    for action, path, _, loss, to in changes[:MOST_CHANGES]:
+        if len(path) + len(to or "") > limit:  # it cannot fit: not worth the work
             continue
         renamed = f';to="{_string(to)}"' if to else ""
         member = f'{action};path="{_string(_INDEX.sub("[*]", path))}"{renamed};loss={loss}'
@@ -79,9 +102,7 @@ def _header(places: tuple[_Place, ...], limit: int, more: int) -> str:
     return ", ".join([*kept, f"more;count={more}"])
 
 
-_FEW, _SHORT = 16, 200
-_Place = tuple[str, str, str, str]
-_remembered = lru_cache(maxsize=256)(_header)  # a client's requests are alike, and so are the changes to them
+_usual = remembered(_header)
 
 
 def _string(name: str) -> str:

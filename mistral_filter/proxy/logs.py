@@ -23,7 +23,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote
 
-from mistral_filter.changes import MOST_CHANGES, Action, Change, Loss, as_header
+from mistral_filter.changes import MOST_CHANGES, Change, as_header, remembered
 from mistral_filter.errors import CODES
 from mistral_filter.fields import CHAT_FIELDS, ENDPOINTS, Array, Node, Object, Tagged
 from mistral_filter.paths import locate
@@ -129,11 +129,10 @@ class RequestLog:
 
 def _log_record(level: int, message: Record) -> logging.LogRecord:
     """What logging makes of *message*. All but the message and the time is the same for each line, and is asked for once."""
-    template = _template(level, os.getpid())
-    made, now = logging.LogRecord.__new__(logging.LogRecord), time.time()
-    vars(made).update(vars(template))
-    made.msg, made.created, made.msecs = message, now, now % 1 * 1000
-    made.relativeCreated = template.relativeCreated + (now - template.created) * 1000
+    template, made, now = _template(level, os.getpid()), logging.LogRecord.__new__(logging.LogRecord), time.time()
+    since_start = template.relativeCreated + (now - template.created) * 1000
+    own = {"msg": message, "created": now, "msecs": now % 1 * 1000, "relativeCreated": since_start}
+    made.__dict__ = vars(template) | own
     return made
 
 
@@ -172,16 +171,13 @@ def _place(path: str, prefixes: tuple[str, ...]) -> tuple[str, str]:
 
 def changes_text(changes: Sequence[Change]) -> str:
     """*changes* for a line: as in the header, at most 512 bytes, with ``?`` where a part of a name may not be shown."""
-    if not changes:
-        return ""
-    if len(changes) <= _FEW and sum([len(change.path) + len(change.to or "") for change in changes]) <= _SHORT:
-        return _text_of(tuple([(change.action, change.path, change.loss, change.to) for change in changes]))
-    return _text([(change.action, change.path, change.loss, change.to) for change in changes[:MOST_CHANGES]], len(changes))
+    return _text(tuple(changes)) if changes else ""
 
 
-def _text(changes: Sequence[tuple[Action, str, Loss, str | None]], count: int | None = None) -> str:
-    made = [Change(action, _shown(path), "", loss, to and _shown(to)) for action, path, loss, to in changes]
-    return as_header(made, _CHANGES_BYTES, more=0 if count is None else count - len(made))
+@remembered
+def _text(changes: tuple[Change, ...]) -> str:
+    made = [Change(action, _shown(path), "", loss, to and _shown(to)) for action, path, _, loss, to in changes[:MOST_CHANGES]]
+    return as_header(made, _CHANGES_BYTES, more=len(changes) - len(made))
 
 
 def _shown(path: str) -> str:
@@ -211,9 +207,9 @@ _NAMES = frozenset(name for table in (*ENDPOINTS.values(), *CHAT_FIELDS.values()
 """All names in the tables."""
 
 
-_FEW, _SHORT = 16, 200
+_SHORT = 200
+"""Characters. Of a longer name nothing is remembered."""
 _remembered = lru_cache(maxsize=1024)(_field_name)
-_text_of = lru_cache(maxsize=256)(_text)
 
 
 @lru_cache(maxsize=256)
@@ -266,7 +262,7 @@ _LONGEST_TARGET = 1024
 
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return f"{_time(record)} {record.levelname} {one_line(_message(record))}"
+        return f"{_time(record)} {record.levelname} {_message(record)}"
 
 
 class _JSON(logging.Formatter):

@@ -86,7 +86,7 @@ _turns = _Turns()
 
 
 def take_turns() -> None:
-    """Gives way to the other requests of this worker, unless one has waited since this was last asked: then all have had their turn."""
+    """Gives way to the other requests of this worker, unless one has waited since the last time: all had their turn then."""
     if _turns.given:
         _turns.given = False
     else:

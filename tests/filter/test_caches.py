@@ -57,7 +57,7 @@ def test_a_long_name_is_gone_when_the_request_is(use: Callable[[str], object]) -
 def test_what_is_short_is_remembered() -> None:
     """The test above would pass for a cache that is switched off: what clients send all the time is made once."""
     change = Change("drop", "logit_bias", "a reason")
-    assert as_header([change]) is as_header([change._replace(reason="another reason")])
+    assert as_header([change]) is as_header([change])
     assert locate("/v1/models/one") is locate("/v1/models/one")
 
 
