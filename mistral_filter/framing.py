@@ -13,6 +13,7 @@ __all__ = ["MAX_LENGTH", "Framing", "framing_of"]
 
 MAX_LENGTH = 10**18
 """Bytes, beyond all bounds. A greater length counts as this one."""
+_DIGITS = len(str(MAX_LENGTH))
 
 
 class Framing(NamedTuple):
@@ -32,10 +33,10 @@ def framing_of(environ: WSGIEnvironment) -> Framing:
     coding = environ.get("HTTP_TRANSFER_ENCODING", "").strip().lower()
     if coding not in ("", "chunked"):
         raise BadRequest(code="bad_transfer_encoding")
-    declared = environ.get("CONTENT_LENGTH") or ""
+    declared = environ.get("CONTENT_LENGTH")
     if not declared:
         return Framing(None, bool(coding))
     if not (declared.isascii() and declared.isdigit()):
         raise BadRequest(code="bad_content_length")
     # int() refuses very long numbers
-    return Framing(min(int(declared), MAX_LENGTH) if len(declared) <= len(str(MAX_LENGTH)) else MAX_LENGTH, bool(coding))
+    return Framing(min(int(declared), MAX_LENGTH) if len(declared) <= _DIGITS else MAX_LENGTH, bool(coding))

@@ -147,7 +147,7 @@ class MistralFilter:
         def start_with_changes(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
             # read again here: what the application changed in its turn is reported with the rest
             made = environ.get("mistral_filter.changes")
-            if made and all(name != HEADER for name, _ in headers):  # another filter inside may have said it
+            if made and HEADER not in dict(headers):  # another filter inside may have said it
                 headers = [*headers, (HEADER, as_header(made))]
             return start_response(status, headers, *exc_info)
 

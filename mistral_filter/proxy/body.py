@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from mistral_filter.errors import BadRequest
@@ -46,8 +45,11 @@ class RequestBody:
         self._read_some = getattr(self._source, "read1", self._source.read)
         self._call = call
         self._chunked, self._left = False, math.inf
-        with suppress(BadRequest):  # it will be refused; the end of such a body is not known
+        try:
             length, chunked = framing_of(environ)
+        except BadRequest:  # it will be refused; the end of such a body is not known
+            pass
+        else:
             self._chunked = chunked and length is None
             self._left = length or 0
         self._last = environ.get("SERVER_PROTOCOL") == "HTTP/1.0" or "close" in environ.get("HTTP_CONNECTION", "").lower()

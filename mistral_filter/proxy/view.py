@@ -59,12 +59,13 @@ def create_blueprint(
 
     @blueprint.route("/<path:path>", methods=METHODS)
     def forward(path: str) -> Response:
-        target = _target(request.environ, prefixes)
+        environ = request.environ
+        target = _target(environ, prefixes)
         if target.path == "/v1":
             models = f"{target.prefix}/v1/models"
             return _json({"object": "proxy", "name": "mistral-filter", "version": __version__, "models": models})
         name = target.prefix[1:]
-        return send(upstreams[name], own_keys.get(name, _NO_KEY), target, request.environ)
+        return send(upstreams[name], own_keys.get(name, _NO_KEY), target, environ)
 
     @blueprint.route("/explain/<path:endpoint>", methods=["POST"])
     def explain_body(endpoint: str) -> Response:

@@ -221,7 +221,6 @@ def _reply(answer: Answer) -> Reply:
         raise UpstreamError("upstream_redirect")
     dropped = {option.strip(" \t").lower() for option in head.connection.split(",") if option}
     headers, length_said = [], head.status == 204
-    clean = _FIELD_VALUE.fullmatch("".join([value for _, value in head.fields])) is not None
     for name, value in head.fields:
         lower = _passed_on(name)
         if lower is None or lower in dropped:
@@ -230,7 +229,7 @@ def _reply(answer: Answer) -> Reply:
             if length_said:
                 continue
             length_said = True  # once is enough
-        if clean or _FIELD_VALUE.fullmatch(value):
+        if head.is_plain or _FIELD_VALUE.fullmatch(value):
             headers.append((name, value))
     reason = head.reason or http.client.responses.get(head.status, "Unknown")
     return Reply(head.status, reason, headers, head.length, answer.raw)

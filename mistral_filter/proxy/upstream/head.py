@@ -27,6 +27,7 @@ _LENGTH_DIGITS = 18
 
 HEAD_END = re.compile(rb"\n\r?\n")
 
+_PLAIN_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _NAME = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-5]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*))?\r?\n")
 _FIELD_LINES = re.compile(rf"(?:{_NAME}:[\t\x20-\x7e\x80-\xff]*\r\n)*")
@@ -73,6 +74,8 @@ class Head(NamedTuple):
     """The connection ends with this answer."""
     connection: str
     """All options of Connection, with commas between them."""
+    is_plain: bool
+    """There is no control character in a value."""
 
 
 def parse_head(text: str, method: str) -> Head:
@@ -81,11 +84,13 @@ def parse_head(text: str, method: str) -> Head:
     if first is None:
         raise Malformed
     start, stop = first.end(), len(text) - 2
-    if text.startswith("\r\n", stop) and _FIELD_LINES.fullmatch(text, start, stop):
+    is_plain = text.startswith("\r\n", stop) and _FIELD_LINES.fullmatch(text, start, stop) is not None
+    if is_plain:
         lines = text[start : stop - 2].split("\r\n") if start < stop else []
         fields = [(name, value.strip(_BLANK)) for name, _, value in [line.partition(":") for line in lines]]
     else:
         fields = parse_fields(text[start:])
+        is_plain = _PLAIN_VALUE.fullmatch("".join([value for _, value in fields])) is not None
     if len(fields) > MAX_FIELDS or (len(text) > _MAX_LINE and max(map(len, text.split("\n"))) > _MAX_LINE):
         raise Malformed
     status = int(first[2])
@@ -110,8 +115,8 @@ def parse_head(text: str, method: str) -> Head:
     closes = first[1] == "0" or (connection != "" and "close" in {option.strip(_BLANK) for option in connection.split(",")})
     length = None if lengths is None else int(lengths)
     if method == "HEAD" or status < 200 or status in (204, 304):
-        return Head(status, (first[3] or "").strip(_BLANK), fields, 0, False, closes, connection)
-    return Head(status, (first[3] or "").strip(_BLANK), fields, length, codings is not None, closes, connection)
+        return Head(status, (first[3] or "").strip(_BLANK), fields, 0, False, closes, connection, is_plain)
+    return Head(status, (first[3] or "").strip(_BLANK), fields, length, codings is not None, closes, connection, is_plain)
 
 
 _MEANINGS = {"content-length": "length", "transfer-encoding": "coding", "connection": "connection"}
