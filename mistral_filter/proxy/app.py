@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Request, Response, request
-from flask.sessions import NullSession, SessionInterface
 from flask_cors import CORS
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter
@@ -115,19 +114,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
-class _NoSession(SessionInterface):
-    """No request has a session here; of the one that takes nothing, one does for all of them."""
-
-    none = NullSession()
-
-    def open_session(self, app: Flask, request: Request) -> NullSession:
-        """The same for each."""
-        return self.none
-
-
 class _Synchronous(Flask):
-    session_interface = _NoSession()
-
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Every function here is one: Flask need not look at each of them at every request."""
         return func
