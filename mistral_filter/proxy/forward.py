@@ -27,6 +27,7 @@ from mistral_filter.proxy.reply import decoded, let_go, respond, whole_error
 from mistral_filter.proxy.secret import Reply, ServerKey
 from mistral_filter.proxy.upstream import Reply as SentReply
 from mistral_filter.proxy.upstream import Upstream
+from mistral_filter.proxy.upstream.head import PLAIN_VALUE
 from mistral_filter.proxy.violations import curable, read
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ KEY_HEADERS = ("HTTP_API_KEY", "HTTP_X_API_KEY")
 _AUTHORIZATION = re.compile(r"[\x21-\x2b\x2d-\x7e]+( [\x21-\x2b\x2d-\x7e]+)*")
 """Printable ASCII without a comma: servers join two Authorization headers with one."""
 
-_FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _UPLOAD_METHODS = ("POST", "PUT", "PATCH")
 _PIECE = 65536
 
@@ -117,9 +117,9 @@ class Forwarder:
         send = partial(send, caller=caller)
         if target.endpoint is None:
             encoding = "" if key.used else environ.get("HTTP_ACCEPT_ENCODING", "")
-            headers.append(("Accept-Encoding", encoding if encoding and _FIELD_VALUE.fullmatch(encoding) else "identity"))
+            headers.append(("Accept-Encoding", encoding if encoding and PLAIN_VALUE.fullmatch(encoding) else "identity"))
             coding = environ.get("HTTP_CONTENT_ENCODING")
-            if coding and _FIELD_VALUE.fullmatch(coding):  # the body goes up as it came
+            if coding and PLAIN_VALUE.fullmatch(coding):  # the body goes up as it came
                 headers.append(("Content-Encoding", coding))
             body, length = _upload(environ, call)
             reply = key.keyless(send(headers, body, length=length))
@@ -205,10 +205,10 @@ def _passed_on(environ: WSGIEnvironment) -> Iterator[tuple[str, str]]:
     """The headers for the upstream that come from the client's."""
     for name, place in REQUEST_HEADERS.items():
         value = environ.get(place)
-        if value is not None and _FIELD_VALUE.fullmatch(value):
+        if value is not None and PLAIN_VALUE.fullmatch(value):
             yield name, value
     agent = environ.get("HTTP_USER_AGENT")
-    yield "User-Agent", agent if agent and _FIELD_VALUE.fullmatch(agent) else f"mistral-filter/{__version__}"
+    yield "User-Agent", agent if agent and PLAIN_VALUE.fullmatch(agent) else f"mistral-filter/{__version__}"
 
 
 def _accepts_gzip(accepted: str) -> bool:

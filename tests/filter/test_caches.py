@@ -11,7 +11,7 @@ import pytest
 from mistral_filter.changes import Change, as_header
 from mistral_filter.paths import locate
 from mistral_filter.proxy.learning import Learned, learnt_of
-from mistral_filter.proxy.logs import Record
+from mistral_filter.proxy.logs import Record, changes_text
 
 MB = 1024 * 1024
 RECORD = Record("POST", "/v1/chat/completions", "chat", 200, 300, 0.2, "ok", "-")
@@ -58,6 +58,7 @@ def test_what_is_short_is_remembered() -> None:
     """The test above would pass for a cache that is switched off: what clients send all the time is made once."""
     change = Change("drop", "logit_bias", "a reason")
     assert as_header([change]) is as_header([change])
+    assert changes_text([change]) is changes_text([change])
     assert locate("/v1/models/one") is locate("/v1/models/one")
 
 

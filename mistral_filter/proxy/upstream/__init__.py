@@ -20,7 +20,7 @@ from mistral_filter.errors import NO_RETRY, BadRequest, MistralFilterError, Over
 from mistral_filter.proxy.budget import Held
 from mistral_filter.proxy.call import Call
 from mistral_filter.proxy.upstream.body import Body
-from mistral_filter.proxy.upstream.head import Broken, Malformed
+from mistral_filter.proxy.upstream.head import PLAIN_VALUE, Broken, Malformed
 from mistral_filter.proxy.upstream.transport import Answer, Transport, TransportError, UpstreamRequest
 
 __all__ = ["Reply", "RequestBody", "Upstream"]
@@ -30,7 +30,6 @@ RequestBody = bytes | Iterator[bytes] | None
 _PATH = re.compile(r"/v1(/[A-Za-z0-9._~:-]+)*")
 _QUERY_SAFE = "!$&'()*+,;=:@/?%-._~[]"
 _BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 _NOT_PASSED_ON = frozenset(
     # hop-by-hop (RFC 9110, 7.6.1)
@@ -229,7 +228,7 @@ def _reply(answer: Answer) -> Reply:
             if length_said:
                 continue
             length_said = True  # once is enough
-        if head.is_plain or _FIELD_VALUE.fullmatch(value):
+        if head.is_plain or PLAIN_VALUE.fullmatch(value):
             headers.append((name, value))
     reason = head.reason or http.client.responses.get(head.status, "Unknown")
     return Reply(head.status, reason, headers, head.length, answer.raw)

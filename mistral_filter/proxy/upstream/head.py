@@ -11,6 +11,7 @@ from typing import NamedTuple
 __all__ = [
     "HEAD_END",
     "MAX_FIELDS",
+    "PLAIN_VALUE",
     "Broken",
     "Head",
     "Malformed",
@@ -27,7 +28,8 @@ _LENGTH_DIGITS = 18
 
 HEAD_END = re.compile(rb"\n\r?\n")
 
-_PLAIN_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+PLAIN_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+"""A field's value without control characters, in a request or an answer."""
 _NAME = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-5]\d\d)(?: ([\t\x20-\x7e\x80-\xff]*))?\r?\n")
 _FIELD_LINES = re.compile(rf"(?:{_NAME}:[\t\x20-\x7e\x80-\xff]*\r\n)*")
@@ -90,7 +92,7 @@ def parse_head(text: str, method: str) -> Head:
         fields = [(name, value.strip(_BLANK)) for name, _, value in [line.partition(":") for line in lines]]
     else:
         fields = parse_fields(text[start:])
-        is_plain = _PLAIN_VALUE.fullmatch("".join([value for _, value in fields])) is not None
+        is_plain = PLAIN_VALUE.fullmatch("".join([value for _, value in fields])) is not None
     if len(fields) > MAX_FIELDS or (len(text) > _MAX_LINE and max(map(len, text.split("\n"))) > _MAX_LINE):
         raise Malformed
     status = int(first[2])
